@@ -1,0 +1,394 @@
+"""The events: what can happen to an experiment, one frozen struct each.
+
+Facts come from the world (a run's outcome, a record's text). Judgements are computed from facts and
+carry the head that they read, so that they can be replayed. An event is never changed: a new shape
+is a new version with an upcaster, a mistake is corrected by `event.retracted`.
+
+Fields are the statistics' vocabulary from the first day, because a field cannot be added to the
+past. Free maps (configuration, environment) are lists of name and value sorted by name, so that
+every key in a body is ASCII and every body has one schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from ledger import canonical
+from ledger.canonical import Real
+from ledger.errors import Unsupported, UsageError
+
+Status = Literal["ok", "crash", "diverged", "timeout", "oom", "no_metric", "interrupted", "lost"]
+Stage = Literal["data", "train", "late", "quant", "eval"]
+PairTier = Literal["fork", "rerun", "seed", "none"]
+Role = Literal["control", "treatment", "single"]
+SeedRole = Literal["tuning", "confirm"]
+
+
+class NameValue(msgspec.Struct, frozen=True):
+    """One entry of a free map; `value` is text (JSON text where the source was not a string)."""
+
+    name: str
+    value: str
+
+
+class NoiseClass(msgspec.Struct, frozen=True):
+    """The unit within which run-to-run variance may be pooled."""
+
+    platform: str
+    scale: str
+    metric: str
+    stage: Stage
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """A file or data set by content: `sha256` is 64 hex digits, `bytes` its size."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A state of the log: the first `position` events (0 .. position-1) and their Merkle root (hex)."""
+
+    position: int
+    root: str
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """One condition: what it changes against the base (environment, arguments, trainer settings)."""
+
+    name: str
+    role: Role
+    env: tuple[NameValue, ...] = ()
+    args: tuple[str, ...] = ()
+    config: tuple[NameValue, ...] = ()
+
+
+class Hypothesis(msgspec.Struct, frozen=True):
+    """What the plan says of one arm before any run: better, worse, or only different."""
+
+    arm: str
+    predict: Literal["better", "worse", "different"]
+
+
+class ExperimentRegistered(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan, fixed before its runs. `experiment` is the digest of base, name and metric."""
+
+    TYPE: ClassVar[str] = "experiment.registered"
+    VERSION: ClassVar[int] = 1
+
+    experiment: str
+    name: str
+    family: str  # hypotheses that share one multiplicity correction
+    question: str
+    runner: str
+    command: tuple[str, ...]
+    plan: str  # the plan's text as the user wrote it
+    plan_digest: str
+    base: str  # fingerprint of code, configuration, data, tokenizer, hardware class, metric
+    metric: str
+    direction: Literal["lower", "higher"]
+    delta: float  # smallest effect that matters, in the metric's unit
+    alpha: float
+    estimand: Literal["wallclock", "fixed_step"]
+    seeds: tuple[int, ...]
+    seed_role: SeedRole
+    control: str
+    arms: tuple[Arm, ...]
+    hypotheses: tuple[Hypothesis, ...]
+    pair_tier: PairTier
+    noise_class: NoiseClass
+    stopping: str  # "fixed": every cell runs before the decision
+    looks: tuple[int, ...]  # seeds per arm at each planned look
+    tau: float | None  # prior sd of effects for e-values, fixed before data
+    n_max: int | None
+    policy: str
+    timeout: float | None  # seconds per run
+    amends: str | None  # event id of the registration that this one replaces
+
+
+class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """One seed of one arm begins."""
+
+    TYPE: ClassVar[str] = "run.started"
+    VERSION: ClassVar[int] = 1
+
+    run: str
+    experiment: str | None
+    arm: str
+    role: Role
+    seed: int | None
+    seed_role: SeedRole
+    base: str
+    cell: str  # fingerprint of base, arm and seed: equal cells are the same measurement
+    noise_class: NoiseClass
+    pair_tier: PairTier
+    block: str  # one machine session: runs in a block share drift
+    stage: Stage
+    fork_of: str | None  # run whose checkpoint this one continues
+    runner: str
+    command: tuple[str, ...]
+    config: tuple[NameValue, ...]
+    env: tuple[NameValue, ...]  # the overrides that were set, seed included
+    environment: str | None  # blob: packages, hardware, drivers, allowed variables
+    python: str
+    platform: str
+    hardware_class: str
+    code: str | None  # digest of the code that the command runs
+    git_commit: str | None
+    git_dirty: bool | None
+    git_diff: str | None  # blob: the work tree against the commit
+    data: tuple[Digest, ...]
+    host: str  # digest of the host's name
+    boot: str
+    pid: int
+
+
+class FinalMetric(msgspec.Struct, frozen=True):
+    """The last value of one metric in a run."""
+
+    name: str
+    value: Real
+    step: int | None
+
+
+class RunFinished(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a run: a failure is a fact with a status, never a missing row and never a zero."""
+
+    TYPE: ClassVar[str] = "run.finished"
+    VERSION: ClassVar[int] = 1
+
+    run: str
+    status: Status
+    reason: str  # one line; empty when ok
+    exit_code: int | None
+    signal: str | None
+    metric: str | None
+    value: Real | None
+    pre_value: Real | None  # the same metric before quantization, where the run tells it
+    finals: tuple[FinalMetric, ...]
+    steps: int | None
+    tokens: int | None
+    wall_s: float | None
+    cpu_s: float | None
+    peak_memory_bytes: int | None
+    artifact_bytes: int | None
+    cost: float | None  # device-seconds
+    extractor: str | None  # what read the metrics from the text, so that it can be replayed
+    started_at: str
+    ended_at: str
+
+
+class Column(msgspec.Struct, frozen=True):
+    name: str
+    type: Literal["int64", "float64", "string", "timestamp_us"]
+
+
+class MetricsLogged(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk of points of one run. The points are in a Parquet file, their digest is here.
+
+    `sha256` is over the columns in order: fixed-width values little-endian, strings as a uint32
+    length and UTF-8 bytes, row by row within the column.
+    """
+
+    TYPE: ClassVar[str] = "metrics.logged"
+    VERSION: ClassVar[int] = 1
+
+    run: str
+    chunk: str  # path below the ledger, chunk/<writer>/<n>.parquet
+    rows: int
+    columns: tuple[Column, ...]
+    sha256: str
+    source: str  # "api", "stdout", "trainer"
+    names: tuple[str, ...]
+    first_step: int
+    last_step: int
+    recovered: bool = False
+
+
+class ArtifactStored(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes kept by content under blob/sha256/."""
+
+    TYPE: ClassVar[str] = "artifact.stored"
+    VERSION: ClassVar[int] = 1
+
+    run: str | None
+    experiment: str | None
+    name: str
+    kind: str
+    sha256: str
+    bytes: int
+    left_out: int  # bytes that the source had and the bounded copy has not
+    media_type: str
+
+
+class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
+    """A judgement on one hypothesis, with every figure that its sentence uses."""
+
+    TYPE: ClassVar[str] = "decision.made"
+    VERSION: ClassVar[int] = 1
+
+    experiment: str
+    intervention: str
+    policy: str
+    engine: str
+    head: Head
+    alpha: float
+    delta: float
+    direction: Literal["lower", "higher"]
+    family_size: int
+    used: tuple[str, ...]  # ids of the run.finished events behind the figures, in log order
+    n_t: int
+    n_c: int
+    n_pairs: int
+    failed: int
+    effect: Real | None
+    sd: Real | None  # of one paired difference, pooled over the plan's arms
+    se: Real | None
+    df: Real | None
+    t: Real | None
+    p: Real | None
+    p_adj: Real | None
+    ci95_lo: Real | None
+    ci95_hi: Real | None
+    ci90_lo: Real | None
+    ci90_hi: Real | None
+    p_tost: Real | None
+    verdict: Literal["better", "worse", "no_effect_that_matters", "undecided", "invalid"]
+    beyond_delta: bool
+    small: bool
+    k_more_seeds: int | None
+    why: str
+
+
+class Probed(msgspec.Struct, frozen=True):
+    name: str
+    value: Real
+    unit: str
+
+
+class ProbeMeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """A diagnostic measured on a run, a checkpoint or a data set."""
+
+    TYPE: ClassVar[str] = "probe.measured"
+    VERSION: ClassVar[int] = 1
+
+    run: str | None
+    probe: str
+    subject: str
+    method: str  # name and version of the procedure
+    params: tuple[NameValue, ...]
+    values: tuple[Probed, ...]
+    artifact: str | None
+
+
+class EventRetracted(msgspec.Struct, frozen=True, kw_only=True):
+    """From here on projections leave `event_id` out; as of an earlier position it still counts."""
+
+    TYPE: ClassVar[str] = "event.retracted"
+    VERSION: ClassVar[int] = 1
+
+    event_id: str
+    reason: str
+
+
+EventData = (
+    ExperimentRegistered
+    | RunStarted
+    | RunFinished
+    | MetricsLogged
+    | ArtifactStored
+    | DecisionMade
+    | ProbeMeasured
+    | EventRetracted
+)
+
+TYPES: dict[str, type[EventData]] = {
+    struct.TYPE: struct
+    for struct in (
+        ExperimentRegistered,
+        RunStarted,
+        RunFinished,
+        MetricsLogged,
+        ArtifactStored,
+        DecisionMade,
+        ProbeMeasured,
+        EventRetracted,
+    )
+}
+
+# (type, version) -> function from a body's data of that version to data of the next one. Pure, and
+# chained, so that an event of version 1 is read by the structs of today.
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+UPCASTERS: dict[tuple[str, int], Upcaster] = {}
+
+STREAM_PATTERN = re.compile(r"[a-z][a-z_]{0,31}/[A-Za-z0-9._:-]{1,128}")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it lies in the log: the envelope, its position, and its verbatim body."""
+
+    position: int
+    event_id: str
+    type: str
+    version: int
+    stream: str
+    recorded_at: str
+    actor: str | None
+    correlation_id: str | None
+    causation_id: str | None
+    body: bytes
+
+    @property
+    def data(self) -> EventData:
+        """The typed data, upcast to today's version. Raises Unsupported for an unknown type."""
+        return parse(self.type, self.version, msgspec.json.decode(self.body)["data"])
+
+
+def upcast(kind: str, version: int, data: dict[str, Any]) -> dict[str, Any]:
+    """`data` of an older version as today's version would have written it.
+
+    Raises Unsupported for a type or a version that this program does not know: a projection must
+    stop there, not skip it.
+    """
+    struct = TYPES.get(kind)
+    if struct is None:
+        raise Unsupported(f"event type {kind!r} is unknown to this version of ledger; update it")
+    if version > struct.VERSION:
+        raise Unsupported(f"event {kind} has version {version}, this program knows up to {struct.VERSION}; update it")
+    while version < struct.VERSION:
+        data = UPCASTERS[kind, version](data)
+        version += 1
+    return data
+
+
+def parse(kind: str, version: int, data: dict[str, Any]) -> EventData:
+    """A typed struct from a body's data. Raises Unsupported as `upcast`, UsageError when it is malformed."""
+    try:
+        return msgspec.convert(upcast(kind, version, data), TYPES[kind])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"malformed {kind}: {error}") from None
+
+
+def check(data: EventData) -> None:
+    """Refuse a struct whose fields do not hold what their types say (structs do not check on their own)."""
+    struct = TYPES.get(getattr(data, "TYPE", ""))
+    if struct is None or not isinstance(data, struct):
+        raise UsageError(f"{type(data).__name__} is not an event")
+    try:
+        msgspec.convert(msgspec.to_builtins(data), struct)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"malformed {data.TYPE}: {error}") from None
+
+
+def named(mapping: dict[str, Any]) -> tuple[NameValue, ...]:
+    """A free map as it stands in an event: sorted by name, non-strings as JSON text."""
+    return tuple(
+        NameValue(str(name), value if isinstance(value, str) else canonical.encode(value).decode())
+        for name, value in sorted(mapping.items(), key=lambda item: str(item[0]))
+    )

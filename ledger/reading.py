@@ -1,0 +1,127 @@
+"""`ledger.open(path)`: events, tables and SQL from Python.
+
+The tables are made by the projections, which this package must not import: a training script's own
+folder may well be called `projections`. So the tables are brought up to date by a process of their
+own and read here from the DuckDB file that it leaves, read-only and without access to files or the
+network.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ledger.chain import AsOf, Log
+from ledger.errors import LedgerError, UsageError
+from ledger.events import Event, Head
+
+if TYPE_CHECKING:
+    import polars
+    import pyarrow as pa
+
+
+class Result:
+    """The rows of a query: `arrow()`, `polars()`, or an iterator of dicts."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def arrow(self) -> pa.Table:
+        return self._table
+
+    def polars(self) -> polars.DataFrame:
+        import polars
+
+        frame = polars.from_arrow(self._table)
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def rows(self) -> list[dict[str, Any]]:
+        return list(self._table.to_pylist())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows())
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __repr__(self) -> str:
+        return repr(self.polars())
+
+
+class Ledger:
+    """A ledger opened for reading."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Raises NotALedger, Unsupported, Corrupt."""
+        self.log = Log(path)
+
+    @property
+    def path(self) -> str:
+        return self.log.root
+
+    def head(self) -> Head:
+        return self.log.head()
+
+    def events(
+        self, *, as_of: AsOf = None, stream: str | None = None, types: Collection[str] | None = None
+    ) -> Iterator[Event]:
+        """Events in order, as Log.events."""
+        return self.log.events(as_of=as_of, stream=stream, types=types)
+
+    def table(self, name: str, as_of: AsOf = None) -> Result:
+        """One table whole, in its order. Raises UsageError for a name that is no table."""
+        if not name.replace("_", "").isalnum():
+            raise UsageError(f"{name!r} is not a table's name")
+        return self.sql(f'SELECT * FROM "{name}"', as_of=as_of)
+
+    def sql(self, query: str, as_of: AsOf = None) -> Result:
+        """Run a query over the tables as of a position, an event id or a time. Raises UsageError on bad SQL."""
+        return Result(query_cache(self._cache(as_of), query))
+
+    def _cache(self, as_of: AsOf) -> str:
+        position = self.log.position(as_of)
+        # -P: the folder that the script runs in must not shadow our packages.
+        command = [sys.executable, "-P", "-m", "commands", "--ledger", self.path, "--json", "rebuild", "--locate"]
+        done = subprocess.run([*command, "--as-of", str(position)], capture_output=True, check=False, text=True)
+        if done.returncode:
+            raise LedgerError(done.stderr.strip().removeprefix("ledger: ") or "the tables could not be built")
+        return str(msgspec.json.decode(done.stdout)["cache"])
+
+
+def query_cache(path: str, query: str, parameters: Collection[Any] = ()) -> pa.Table:
+    """Run one query on a cache file: read-only, no files, no network, no extension, no settings.
+
+    Raises UsageError with DuckDB's first lines when the query is refused.
+    """
+    import duckdb
+
+    connection = connect(path)
+    try:
+        return connection.execute(query, list(parameters)).to_arrow_table()
+    except duckdb.Error as error:
+        raise UsageError(f"SQL: {' '.join(str(error).split())[:600]}") from None
+    finally:
+        connection.close()
+
+
+def connect(path: str) -> Any:
+    """A connection that can do nothing but read the tables in `path`."""
+    import duckdb
+
+    return duckdb.connect(
+        path,
+        read_only=True,
+        config={
+            "enable_external_access": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "lock_configuration": "true",
+        },
+    )

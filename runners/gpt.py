@@ -1,0 +1,441 @@
+"""A GPT that trains in seconds on a laptop: parameter-golf's baseline shape, small, in one file.
+
+What is special about it:
+- RMSNorm without weights, on the residual stream and on queries and keys; a learned gain per head on queries
+- rotary positions (base 1e4), grouped key/value heads, no biases
+- MLP of relu(x)^2, tied embeddings, logits softly capped: cap * tanh(x / cap)
+- U-Net: the second half of the blocks adds, with learned weights, what the first half put out; every
+  block mixes the embedding back in
+- Muon for the matrices, Adam for embedding and scalars, linear warm-down by steps
+- every design choice that an experiment may vary is a field of `GptConfig`
+- pairs by seed are pairs: a seed gives each parameter its own generator (by name) and the data another, so two
+  arms see the same batches and start from the same values wherever shapes agree; no global generator is touched
+
+On a CPU the same (config, seed, threads) gives the same bits, whatever ran before. It must never report a
+figure for a run that did not finish: a stopped or diverged one has no validation result.
+Importing this file imports torch; import it where a run starts, not before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import statistics
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from runners.corpus import Corpus
+
+Params = dict[str, Tensor]
+MATRICES = ("q", "k", "v", "o", "up", "down")  # Muon's; the rest is Adam's
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu2": lambda x: F.relu(x).square(),
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "sin": torch.sin,
+    "sin2": lambda x: torch.sin(x).square(),
+}
+
+
+class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One arm. The defaults are the control; a run of them takes about four seconds on two quiet cores.
+
+    Raises ValueError, in one line, for values that make no model.
+    """
+
+    depth: int = 2
+    width: int = 64
+    heads: int = 4
+    kv_heads: int = 2
+    mlp_mult: int = 2
+    activation: Literal["relu2", "gelu", "silu", "sin", "sin2"] = "relu2"
+    softcap: float = 30.0  # 0: no cap
+    rope_base: float = 1e4
+    qk_gain: float = 1.5  # initial
+    vocab_size: int = 1024
+    seq_len: int = 128
+    steps: int = 160
+    batch_tokens: int = 2048  # a step
+    matrix_lr: float = 0.04  # Muon
+    embed_lr: float = 0.05  # Adam
+    scalar_lr: float = 0.04  # Adam
+    momentum: float = 0.95  # Muon
+    warmup_steps: int = 0
+    warmdown: float = 0.5  # the last part of the steps over which learning rates fall to zero
+    val_tokens: int = 65_536  # scored, from the start of the held-out split; whole windows only
+    val_every: int = 0  # steps between validations; 0: only after the last step
+    device: str = "auto"  # auto, cpu, cuda, mps
+    threads: int = 2  # fixed and not the machine's count: the count is part of what makes bits equal
+
+    def __post_init__(self) -> None:
+        whole = ("depth", "width", "heads", "kv_heads", "mlp_mult", "vocab_size", "seq_len", "steps", "batch_tokens")
+        for name in (*whole, "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("softcap", "matrix_lr", "embed_lr", "scalar_lr", "momentum", "warmup_steps", "val_every"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, found {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, found {self.heads} heads, width {self.width}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads must divide heads, found {self.kv_heads} kv_heads, {self.heads} heads")
+        if self.width // self.heads % 2:
+            raise ValueError(f"width / heads must be even for rotary positions, found {self.width // self.heads}")
+        if self.batch_tokens % self.seq_len:
+            raise ValueError(f"seq_len must divide batch_tokens, found {self.seq_len} and {self.batch_tokens}")
+        if self.val_tokens < self.seq_len:
+            raise ValueError(f"val_tokens must be at least seq_len {self.seq_len}, found {self.val_tokens}")
+        if not 0 <= self.warmdown <= 1:
+            raise ValueError(f"warmdown must be a fraction from 0 to 1, found {self.warmdown}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GptConfig:
+        """A config from plain values, as a plan holds them. Raises ValueError with one line that says why."""
+        for key in values:
+            if key not in cls.__struct_fields__:
+                near = difflib.get_close_matches(str(key), cls.__struct_fields__, n=1)
+                raise ValueError(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        try:
+            return msgspec.convert(dict(values), cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None
+
+
+class GptResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One seed of one arm. Losses in nats a token; `val_bpb` in bits a byte of text."""
+
+    status: Literal["ok", "diverged", "stopped"]
+    reason: str | None  # why it did not finish
+    val_bpb: float | None  # None unless status is ok
+    val_loss: float | None
+    train_loss: float | None  # of the last step; None when not finite
+    steps: int  # done
+    tokens: int
+    wall_s: float  # all of it, with validation
+    cpu_s: float  # of this process, all threads
+    tokens_per_s: float  # of training, without validation
+    step_ms: float  # median
+    parameters: int
+    peak_memory_bytes: int  # CUDA: allocated by this run; else: the process's peak so far
+    device: str
+
+
+# --- Model -----------------------------------------------------------------------------------------------
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
+
+
+def init_params(config: GptConfig, seed: int) -> Params:
+    """float32 parameters on the CPU. Matrices of one kind are stacked over blocks: [depth, out, in], so that
+    Muon turns them in one batch; each block's slice has its own generator, so depth 3 begins like depth 2."""
+    d, kv = config.width, config.width // config.heads * config.kv_heads
+    shapes = {"q": (d, d), "k": (kv, d), "v": (kv, d), "o": (d, d)}
+    shapes |= {"up": (config.mlp_mult * d, d), "down": (d, config.mlp_mult * d)}
+    params: Params = {}
+    for name, (rows, columns) in shapes.items():
+        if name in ("o", "down"):  # blocks begin as the identity
+            params[name] = torch.zeros(config.depth, rows, columns)
+            continue
+        bound = columns**-0.5
+        layers = [_rng(seed, f"{i}.{name}").uniform(-bound, bound, (rows, columns)) for i in range(config.depth)]
+        params[name] = torch.from_numpy(np.stack(layers).astype(np.float32))
+    embed = _rng(seed, "embed").standard_normal((config.vocab_size, d), dtype=np.float32)
+    params["embed"] = torch.from_numpy(embed * np.float32(0.005))
+    params["q_gain"] = torch.full((config.depth, config.heads), config.qk_gain)
+    params["attn_scale"] = torch.ones(config.depth, d)
+    params["mlp_scale"] = torch.ones(config.depth, d)
+    params["mix"] = torch.stack([torch.ones(config.depth, d), torch.zeros(config.depth, d)], dim=1)
+    params["skip"] = torch.ones(config.depth // 2, d)
+    return params
+
+
+def rotary(config: GptConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos, sin: [seq, 1, head_dim / 2]"""
+    half = config.width // config.heads // 2
+    angles = np.outer(np.arange(config.seq_len), config.rope_base ** (-np.arange(half) / half))
+    cos, sin = (torch.from_numpy(f(angles).astype(np.float32)).to(device)[:, None] for f in (np.cos, np.sin))
+    return cos, sin
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+
+
+def nats(params: Params, config: GptConfig, rope: tuple[Tensor, Tensor], tokens: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every target, [batch * seq], from tokens [batch, seq] and targets [batch, seq]."""
+    batch, seq = tokens.shape
+    head_dim = config.width // config.heads
+    act = ACTIVATIONS[config.activation]
+    kinds = ("q", "k", "v", "o", "up", "down", "q_gain", "attn_scale", "mlp_scale", "mix")
+    skip = params["skip"].unbind()
+    x = x0 = _norm(F.embedding(tokens, params["embed"]))  # [batch, seq, width]
+    skips: list[Tensor] = []
+    for i, (q_w, k_w, v_w, o_w, up, down, q_gain, attn_scale, mlp_scale, mix) in enumerate(
+        zip(*(params[kind].unbind() for kind in kinds), strict=True)
+    ):
+        if i >= config.depth // 2 and skips:
+            x = x + skip[i - config.depth // 2] * skips.pop()
+        x = mix[0] * x + mix[1] * x0
+        h = _norm(x)
+        q = F.linear(h, q_w).view(batch, seq, config.heads, head_dim)
+        k = F.linear(h, k_w).view(batch, seq, config.kv_heads, head_dim)
+        v = F.linear(h, v_w).view(batch, seq, config.kv_heads, head_dim)
+        q = _rotate(_norm(q), *rope) * q_gain[:, None]
+        k = _rotate(_norm(k), *rope)
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True
+        )
+        x = x + attn_scale * F.linear(y.transpose(1, 2).reshape(batch, seq, -1), o_w)
+        x = x + mlp_scale * F.linear(act(F.linear(_norm(x), up)), down)
+        if i < config.depth // 2:
+            skips.append(x)
+    x = _norm(x).flatten(0, 1)  # [batch * seq, width]
+    if config.softcap:
+        # cap * tanh(z / cap) = 2 cap * sigmoid(2 z / cap) - cap. A softmax does not see the constant, sigmoid costs
+        # a third of tanh, and scaling x and working in place spare passes over the largest array of the model.
+        z = F.linear(x * (2 / config.softcap), params["embed"]).sigmoid_() * (2 * config.softcap)
+    else:
+        z = F.linear(x, params["embed"])  # [batch * seq, vocab]
+    return F.cross_entropy(z, targets.flatten(), reduction="none")
+
+
+# --- Optimisers --------------------------------------------------------------------------------------------
+
+
+def orthogonalize(g: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices to g, [..., rows, columns], by five Newton-Schulz steps with the
+    coefficients of Jordan's Muon, which bring singular values to about 0.7 to 1.2, not to one."""
+    wide = g.size(-2) <= g.size(-1)
+    x = g if wide else g.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x if wide else x.mT
+
+
+class Muon:
+    """Momentum whose step is orthogonalised. For stacks of matrices, [depth, out, in]."""
+
+    def __init__(self, params: list[Tensor], lr: float, momentum: float) -> None:
+        self.params, self.lr, self.momentum = params, lr, momentum
+        self.buffers = [torch.zeros_like(p) for p in params]
+
+    def step(self, scale: float, grads: list[Tensor]) -> None:
+        for p, g, m in zip(self.params, grads, self.buffers, strict=True):
+            m.mul_(self.momentum).add_(g)
+            update = orthogonalize(g + self.momentum * m)  # Nesterov
+            p.sub_(update, alpha=self.lr * scale * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
+
+
+class Adam:
+    """Adam with one learning rate a tensor, b1 0.9, b2 0.95, no weight decay."""
+
+    def __init__(self, params: list[Tensor], lrs: list[float]) -> None:
+        self.params, self.lrs, self.steps = params, lrs, 0
+        self.m, self.v = ([torch.zeros_like(p) for p in params] for _ in range(2))
+
+    def step(self, scale: float, grads: list[Tensor]) -> None:
+        self.steps += 1
+        unbias1, unbias2 = 1 - 0.9**self.steps, 1 - 0.95**self.steps
+        for p, g, lr, m, v in zip(self.params, grads, self.lrs, self.m, self.v, strict=True):
+            m.lerp_(g, 0.1)
+            v.lerp_(g.square(), 0.05)
+            p.addcdiv_(m, v.sqrt().mul_(unbias2**-0.5).add_(1e-8), value=-lr * scale / unbias1)
+
+
+# --- Training ----------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Trains arms on one corpus in this process; the corpus is read and the device chosen once.
+
+    `device` and `threads`, where given, overrule the config's: who runs the machine decides.
+    """
+
+    def __init__(self, corpus: Corpus, device: str = "auto", threads: int | None = None) -> None:
+        self.corpus, self.device, self.threads = corpus, device, threads
+        self._on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def _data(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """train [tokens], val [tokens], token_bytes [vocab]: int64 on the device"""
+        if device not in self._on:
+            c = self.corpus
+            train, val, sizes = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (c.train, c.val, c.token_bytes))
+            self._on[device] = train, val, sizes
+        return self._on[device]
+
+    def train(
+        self,
+        config: GptConfig,
+        seed: int,
+        *,
+        on_log: Callable[[int, dict[str, float]], None] | None = None,
+        should_stop: Callable[[], str | None] | None = None,
+    ) -> GptResult:
+        """Trains one seed of one arm to its end, to a loss that is not finite, or until told to stop.
+
+        `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
+        `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
+        Raises ValueError when the config and the corpus, or the device, do not fit.
+        """
+        device = _device(self.device if self.device != "auto" else config.device)
+        self._check(config)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads or config.threads)
+        try:
+            return self._train(config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _check(self, config: GptConfig) -> None:
+        known, train, val = self.corpus.vocab_size, len(self.corpus.train), len(self.corpus.val)
+        if config.vocab_size != known:
+            how = "larger" if config.vocab_size > known else "smaller"
+            raise ValueError(f"vocab_size {config.vocab_size} is {how} than the tokenizer's {known}")
+        if config.val_tokens // config.seq_len * config.seq_len + 1 > val:
+            raise ValueError(f"val_tokens must be below the {val} tokens held out, found {config.val_tokens}")
+        if config.batch_tokens + config.seq_len > train:
+            raise ValueError(f"a batch of {config.batch_tokens} tokens is more than the corpus's {train} allow")
+
+    def _train(
+        self,
+        config: GptConfig,
+        seed: int,
+        device: torch.device,
+        on_log: Callable[[int, dict[str, float]], None],
+        should_stop: Callable[[], str | None],
+    ) -> GptResult:
+        began, cpu_began = time.perf_counter(), time.process_time()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        train = self._data(device)[0]
+        rope = rotary(config, device)
+        params = {name: p.to(device).requires_grad_() for name, p in init_params(config, seed).items()}
+        leaves = list(params.values())
+        matrices = [i for i, name in enumerate(params) if name in MATRICES]
+        others = [i for i, name in enumerate(params) if name not in MATRICES]
+        muon = Muon([leaves[i] for i in matrices], config.matrix_lr, config.momentum)
+        lrs = [config.embed_lr if leaves[i] is params["embed"] else config.scalar_lr for i in others]
+        adam = Adam([leaves[i] for i in others], lrs)
+        starts = batch_starts(len(train), config, seed)
+        window = torch.arange(config.seq_len + 1, device=device)
+
+        status: Literal["ok", "diverged", "stopped"] = "ok"
+        reason: str | None = None
+        train_loss, val_loss, val_bpb = math.nan, math.nan, math.nan
+        times: list[float] = []
+        for step in range(config.steps):
+            if reason := should_stop() or None:
+                status = "stopped"
+                break
+            tick = time.perf_counter()
+            batch = train[torch.from_numpy(next(starts)).to(device)[:, None] + window]  # [batch, seq + 1]
+            loss = nats(params, config, rope, batch[:, :-1], batch[:, 1:]).mean()
+            train_loss = loss.item()
+            if not math.isfinite(train_loss):
+                status, reason = "diverged", f"train loss {train_loss} at step {step}"
+                break
+            grads = torch.autograd.grad(loss, leaves, materialize_grads=True)  # depth 1 has no skip to use
+            with torch.no_grad():
+                scale = lr_scale(config, step)
+                muon.step(scale, [grads[i] for i in matrices])
+                adam.step(scale, [grads[i] for i in others])
+            times.append(time.perf_counter() - tick)
+            on_log(step + 1, {"train_loss": train_loss})
+            done = step + 1 == config.steps
+            if done or (config.val_every and (step + 1) % config.val_every == 0):
+                val_loss, val_bpb = self.evaluate(params, config)
+                if not math.isfinite(val_loss):
+                    status, reason = "diverged", f"validation loss {val_loss} after step {step + 1}"
+                    break
+                on_log(step + 1, {"val_loss": val_loss, "val_bpb": val_bpb})
+        return GptResult(
+            status=status,
+            reason=reason,
+            val_bpb=val_bpb if status == "ok" else None,
+            val_loss=val_loss if status == "ok" else None,
+            train_loss=train_loss if math.isfinite(train_loss) else None,
+            steps=len(times),
+            tokens=len(times) * config.batch_tokens,
+            wall_s=time.perf_counter() - began,
+            cpu_s=time.process_time() - cpu_began,
+            tokens_per_s=len(times) * config.batch_tokens / sum(times) if times else 0.0,
+            step_ms=1000 * statistics.median(times) if times else 0.0,
+            parameters=sum(p.numel() for p in leaves),
+            peak_memory_bytes=_peak_memory(device),
+            device=device.type,
+        )
+
+    @torch.no_grad()
+    def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
+        """(nats a token, bits a byte) of the first val_tokens of the held-out split in windows that do not overlap.
+
+        bits a byte = total nats / ln 2 / total bytes; both totals are over the same tokens, those predicted.
+        """
+        device = params["embed"].device
+        _, val, sizes = self._data(device)
+        windows = config.val_tokens // config.seq_len
+        tokens = val[: windows * config.seq_len].view(windows, -1)
+        targets = val[1 : windows * config.seq_len + 1].view(windows, -1)
+        rope, size = rotary(config, device), config.batch_tokens // config.seq_len
+        total = 0.0
+        for x, y in zip(tokens.split(size), targets.split(size), strict=True):
+            total += nats(params, config, rope, x, y).sum().item()
+        return total / targets.numel(), total / math.log(2) / sizes[targets].sum().item()
+
+
+def batch_starts(tokens: int, config: GptConfig, seed: int) -> Iterator[np.ndarray]:
+    """Where each batch's windows begin, [batch] a time: every epoch a new order and a new offset of windows
+    that do not overlap. It depends on the seed and the batch's shape and on nothing else of the config."""
+    rng, size = _rng(seed, "data"), config.batch_tokens // config.seq_len
+    while True:
+        offset = int(rng.integers(config.seq_len))
+        order = rng.permutation((tokens - 1 - offset) // config.seq_len) * config.seq_len + offset
+        for i in range(0, len(order) - size + 1, size):
+            yield order[i : i + size]
+
+
+def lr_scale(config: GptConfig, step: int) -> float:
+    """Factor on every learning rate: up over warmup_steps, then one, then down to zero over the warm-down."""
+    up = (step + 1) / (config.warmup_steps + 1)
+    down = (config.steps - step) / (config.warmdown * config.steps) if config.warmdown else 1.0
+    return min(1.0, up, down)
+
+
+def _device(name: str) -> torch.device:
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in usable.items() if there)
+    if not usable.get(name, False):
+        here = ", ".join(kind for kind, there in usable.items() if there)
+        raise ValueError(f"device must be auto or one that is here ({here}), found {name!r}")
+    return torch.device(name)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # POSIX only, and only needed here
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
