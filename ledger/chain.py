@@ -127,9 +127,10 @@ class Log:
         if position == self.advance():
             return Head(position, self.root_hex())
         tree = Frontier()
-        for base, _, batch in self.batches(0, position):
-            assert base == tree.size
-            tree.extend(segment.leaves_of(batch))
+        for base in self._bases[: bisect.bisect_left(self._bases, position)]:
+            said = segment.peek(layout.segment_path(self.root, base))
+            leaves = said.leaves if said and said.leaves else self._leaves(base)
+            tree.extend(leaves[: position - base])
         return Head(tree.size, tree.root().hex())
 
     def _refuse_a_gap(self) -> None:

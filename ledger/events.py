@@ -288,12 +288,12 @@ class ProbeMeasured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventRetracted(msgspec.Struct, frozen=True, kw_only=True):
-    """From here on projections leave `event_id` out; as of an earlier position it still counts."""
+    """From here on projections leave the event `target` out; as of an earlier position it still counts."""
 
     TYPE: ClassVar[str] = "event.retracted"
     VERSION: ClassVar[int] = 1
 
-    event_id: str
+    target: str
     reason: str
 
 

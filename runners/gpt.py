@@ -8,8 +8,10 @@ What is special about it:
   block mixes the embedding back in
 - Muon for the matrices, Adam for embedding and scalars, linear warm-down by steps
 - every design choice that an experiment may vary is a field of `GptConfig`
-- pairs by seed are pairs: a seed gives each parameter its own generator (by name) and the data another, so two
-  arms see the same batches and start from the same values wherever shapes agree; no global generator is touched
+- pairs by seed are pairs: a seed gives each parameter its own generator (by name) and the data another, so
+  two arms see the same batches and start from the same values wherever shapes agree; no global generator
+  is touched
+- the head, whose logits are the largest array, runs forward and backward on a slice of tokens at a time
 
 On a CPU the same (config, seed, threads) gives the same bits, whatever ran before. It must never report a
 figure for a run that did not finish: a stopped or diverged one has no validation result.
@@ -18,6 +20,7 @@ Importing this file imports torch; import it where a run starts, not before.
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import math
 import statistics
@@ -180,56 +183,82 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
-def nats(params: Params, config: GptConfig, rope: tuple[Tensor, Tensor], tokens: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of every target, [batch * seq], from tokens [batch, seq] and targets [batch, seq]."""
+def trunk(params: Params, config: GptConfig, rope: tuple[Tensor, Tensor], tokens: Tensor) -> Tensor:
+    """What the head reads, [batch * seq, width], from tokens [batch, seq]."""
     batch, seq = tokens.shape
-    head_dim = config.width // config.heads
+    head_dim, half = config.width // config.heads, config.depth // 2
     act = ACTIVATIONS[config.activation]
     kinds = ("q", "k", "v", "o", "up", "down", "q_gain", "attn_scale", "mlp_scale", "mix")
-    skip = params["skip"].unbind()
+    blocks = zip(*(params[kind].unbind() for kind in kinds), strict=True)
     x = x0 = _norm(F.embedding(tokens, params["embed"]))  # [batch, seq, width]
     skips: list[Tensor] = []
-    for i, (q_w, k_w, v_w, o_w, up, down, q_gain, attn_scale, mlp_scale, mix) in enumerate(
-        zip(*(params[kind].unbind() for kind in kinds), strict=True)
-    ):
-        if i >= config.depth // 2 and skips:
-            x = x + skip[i - config.depth // 2] * skips.pop()
+    for i, (w_q, w_k, w_v, w_o, up, down, q_gain, attn_scale, mlp_scale, mix) in enumerate(blocks):
+        if i >= half and skips:
+            x = x + params["skip"][i - half] * skips.pop()
         x = mix[0] * x + mix[1] * x0
         h = _norm(x)
-        q = F.linear(h, q_w).view(batch, seq, config.heads, head_dim)
-        k = F.linear(h, k_w).view(batch, seq, config.kv_heads, head_dim)
-        v = F.linear(h, v_w).view(batch, seq, config.kv_heads, head_dim)
-        q = _rotate(_norm(q), *rope) * q_gain[:, None]
-        k = _rotate(_norm(k), *rope)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True
-        )
-        x = x + attn_scale * F.linear(y.transpose(1, 2).reshape(batch, seq, -1), o_w)
+        q = F.linear(h, w_q).view(batch, seq, config.heads, head_dim)
+        k = F.linear(h, w_k).view(batch, seq, config.kv_heads, head_dim)
+        v = F.linear(h, w_v).view(batch, seq, config.kv_heads, head_dim)
+        q, k = _rotate(_norm(q), *rope) * q_gain[:, None], _rotate(_norm(k), *rope)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [batch, heads, seq, head_dim]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + attn_scale * F.linear(y.transpose(1, 2).reshape(batch, seq, -1), w_o)
         x = x + mlp_scale * F.linear(act(F.linear(_norm(x), up)), down)
-        if i < config.depth // 2:
+        if i < half:
             skips.append(x)
-    x = _norm(x).flatten(0, 1)  # [batch * seq, width]
-    if config.softcap:
-        # cap * tanh(z / cap) = 2 cap * sigmoid(2 z / cap) - cap. A softmax does not see the constant, sigmoid costs
-        # a third of tanh, and scaling x and working in place spare passes over the largest array of the model.
-        z = F.linear(x * (2 / config.softcap), params["embed"]).sigmoid_() * (2 * config.softcap)
-    else:
-        z = F.linear(x, params["embed"])  # [batch * seq, vocab]
-    return F.cross_entropy(z, targets.flatten(), reduction="none")
+    return _norm(x).flatten(0, 1)
+
+
+def head(x: Tensor, embed: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    """Nats of every target [n], from x [n, width] and embed [vocab, width]."""
+    if not softcap:
+        return F.cross_entropy(F.linear(x, embed), targets, reduction="none")
+    # cap * tanh(z / cap) = 2 cap * sigmoid(2 z / cap) - cap. A softmax does not see the constant, sigmoid costs
+    # a third of tanh, and scaling x and working in place spare passes over the largest array.
+    z = F.linear(x * (2 / softcap), embed).sigmoid_() * (2 * softcap)  # [n, vocab]
+    return F.cross_entropy(z, targets, reduction="none")
+
+
+def loss_and_grads(
+    params: Params, config: GptConfig, rope: tuple[Tensor, Tensor], tokens: Tensor, targets: Tensor
+) -> tuple[float, list[Tensor]]:
+    """Mean nats a token, and its gradient for each parameter in order. tokens, targets: [batch, seq]"""
+    names, leaves = list(params), list(params.values())
+    x = trunk(params, config, rope, tokens)
+    embed = params["embed"].detach().requires_grad_()
+    loss, embed_grad, x_grads = x.new_zeros(()), torch.zeros_like(embed), []
+    for part, y in _slices(x.detach(), targets):
+        part_loss = head(part.requires_grad_(), embed, y, config.softcap).sum() / targets.numel()
+        x_grad, e_grad = torch.autograd.grad(part_loss, (part, embed))
+        x_grads.append(x_grad)
+        embed_grad += e_grad
+        loss += part_loss.detach()
+    # depth 1 has no skip: its gradient is a zero of no size
+    grads = list(torch.autograd.grad(x, leaves, torch.cat(x_grads), materialize_grads=True))
+    grads[names.index("embed")] += embed_grad  # tied: it is read at both ends
+    return loss.item(), grads
+
+
+def _slices(x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens in slices whose logits stay in a CPU's cache, or are few launches on an accelerator."""
+    rows = 512 if x.device.type == "cpu" else 16_384
+    return zip(x.split(rows), targets.flatten().split(rows), strict=True)
 
 
 # --- Optimisers --------------------------------------------------------------------------------------------
 
 
 def orthogonalize(g: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices to g, [..., rows, columns], by five Newton-Schulz steps with the
+    """The nearest semi-orthogonal matrices to g, [depth, rows, columns], by five Newton-Schulz steps with the
     coefficients of Jordan's Muon, which bring singular values to about 0.7 to 1.2, not to one."""
     wide = g.size(-2) <= g.size(-1)
     x = g if wide else g.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)  # b a + c a a, in one call
+        x = torch.baddbmm(x, b, x, beta=3.4445)
     return x if wide else x.mT
 
 
@@ -274,6 +303,7 @@ class Trainer:
 
     def __init__(self, corpus: Corpus, device: str = "auto", threads: int | None = None) -> None:
         self.corpus, self.device, self.threads = corpus, device, threads
+        _keep_memory()
         self._on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def _data(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -350,12 +380,10 @@ class Trainer:
                 break
             tick = time.perf_counter()
             batch = train[torch.from_numpy(next(starts)).to(device)[:, None] + window]  # [batch, seq + 1]
-            loss = nats(params, config, rope, batch[:, :-1], batch[:, 1:]).mean()
-            train_loss = loss.item()
+            train_loss, grads = loss_and_grads(params, config, rope, batch[:, :-1], batch[:, 1:])
             if not math.isfinite(train_loss):
                 status, reason = "diverged", f"train loss {train_loss} at step {step}"
                 break
-            grads = torch.autograd.grad(loss, leaves, materialize_grads=True)  # depth 1 has no skip to use
             with torch.no_grad():
                 scale = lr_scale(config, step)
                 muon.step(scale, [grads[i] for i in matrices])
@@ -400,7 +428,8 @@ class Trainer:
         rope, size = rotary(config, device), config.batch_tokens // config.seq_len
         total = 0.0
         for x, y in zip(tokens.split(size), targets.split(size), strict=True):
-            total += nats(params, config, rope, x, y).sum().item()
+            for part, targets_ in _slices(trunk(params, config, rope, x), y):
+                total += head(part, params["embed"], targets_, config.softcap).sum().item()
         return total / targets.numel(), total / math.log(2) / sizes[targets].sum().item()
 
 
@@ -430,6 +459,15 @@ def _device(name: str) -> torch.device:
         here = ", ".join(kind for kind, there in usable.items() if there)
         raise ValueError(f"device must be auto or one that is here ({here}), found {name!r}")
     return torch.device(name)
+
+
+def _keep_memory() -> None:
+    """Tells glibc to keep what is freed. By default it hands large blocks back to the system and faults them
+    in again at every step, which takes a quarter of the time; other allocators are left as they are."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -111,9 +111,39 @@ def run_command(
     program = check_command(argv, env, cwd)
     kept = (Kept(stdout_to, keep_bytes), Kept(stderr_to, keep_bytes))
     oom_before = _oom_kills()
-    started = time.monotonic()
+    signals: list[int] = []
+    redacted = 0
+    with _signals_into(signals):
+        try:
+            started = time.monotonic()
+            child = _start(argv, program, env, cwd)
+            run = _Run(child, kept, on_line, should_stop, signals, timeout, grace, started)
+            try:
+                run.to_the_end()
+            finally:
+                run.clean_up()
+        finally:
+            redacted = sum(stream.close() for stream in kept)
+    code, name = run.ended()
+    status, reason = run.verdict(code, name, oom_before)
+    return Exit(
+        code=code,
+        signal=name,
+        status=status,
+        reason=_one_line(reason),
+        wall_s=run.wall_s,
+        cpu_s=run.cpu_s,
+        peak_memory_bytes=run.peak_memory,
+        stdout_bytes=kept[0].total,
+        stderr_bytes=kept[1].total,
+        redacted=redacted,
+        trouble=_one_line("; ".join(t for t in (run.trouble(), kept[0].failed, kept[1].failed) if t)),
+    )
+
+
+def _start(argv: Sequence[str], program: str, env: Mapping[str, str], cwd: Path | None) -> subprocess.Popen[bytes]:
     try:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             list(argv),
             executable=program,
             env=dict(env),
@@ -124,35 +154,12 @@ def run_command(
             start_new_session=True,
             bufsize=0,
         )
-    except (OSError, ValueError) as why:
-        for stream in kept:
-            stream.close()
-        if isinstance(why, OSError) and why.errno == errno.ENOEXEC:
-            raise CommandError(f"cannot run {argv[0]!r}: it is neither a program nor a script with #! at its top") from None
-        raise CommandError(f"cannot run {argv[0]!r}: {getattr(why, 'strerror', None) or why}") from None
-    run = _Run(child, kept, on_line, should_stop, timeout, grace, started)
-    try:
-        with _signals_to(run):
-            run.to_the_end()
-    finally:
-        run.clean_up()
-        redacted = sum(stream.close() for stream in kept)
-    wall = time.monotonic() - started
-    code, name = run.ended()
-    status, reason = run.verdict(code, name, oom_before)
-    return Exit(
-        code=code,
-        signal=name,
-        status=status,
-        reason=_one_line(reason),
-        wall_s=wall,
-        cpu_s=run.cpu_s,
-        peak_memory_bytes=run.peak_memory,
-        stdout_bytes=kept[0].total,
-        stderr_bytes=kept[1].total,
-        redacted=redacted,
-        trouble=_one_line("; ".join(t for t in (run.trouble(), kept[0].failed, kept[1].failed) if t)),
-    )
+    except OSError as why:
+        said = {
+            errno.ENOEXEC: "it is neither a program nor a script with #! at its top",
+            errno.ENOENT: "the interpreter in its first line does not exist",
+        }.get(why.errno or 0, why.strerror or str(why))
+        raise CommandError(f"cannot run {argv[0]!r}: {said}") from None
 
 
 class _Run:
@@ -164,11 +171,13 @@ class _Run:
         kept: tuple[Kept, Kept],
         on_line: Callable[[str, str], None],
         should_stop: Callable[[], str | None] | None,
+        signals: list[int],
         timeout: float | None,
         grace: float,
         started: float,
     ) -> None:
         self.child = child
+        self.wall_s = 0.0
         self.cpu_s = 0.0
         self.peak_memory = 0
         self._kept = kept
@@ -177,19 +186,23 @@ class _Run:
         self._deadline = None if timeout is None else started + timeout
         self._timeout = timeout
         self._grace = grace
+        self._started = started
         self._ask_at = started
         self._look_at = started
+        self._look_after = 0.01
+        self._idle = 0
         self._stopping: tuple[Status, str] | None = None  # why we are ending it
         self._kill_at: float | None = None  # when patience ends
         self._killed_at: float | None = None
-        self._pending: int | None = None  # a signal that came to us, to be passed on
+        self._signals = signals  # those that came to us, to be passed on
         self._exited = False  # the command itself has ended (and may not be reaped yet)
         self._wait_status: int | None = None
-        self._line_errors = 0
+        self._errors = 0
         self._first_error = ""
         self._before_exec = _peak_of_self()
         self._selector = selectors.DefaultSelector()
-        assert child.stdout is not None and child.stderr is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
         for name, pipe, keeper in (("stdout", child.stdout, kept[0]), ("stderr", child.stderr, kept[1])):
             os.set_blocking(pipe.fileno(), False)
             _widen(pipe.fileno())
@@ -200,31 +213,30 @@ class _Run:
         drain_until: float | None = None
         while True:
             now = time.monotonic()
-            self._watch(now)
             if not self._exited and self._has_exited():
                 self._exited, drain_until = True, now + DRAIN
+                self.wall_s = now - self._started
+            self._watch(now)
             if drain_until is not None and (now >= drain_until or not self._selector.get_map()):
                 return
             if self._killed_at is not None and now > self._killed_at + STUCK:
                 return
             self._read(self._pause(now, drain_until))
 
-    def interrupt(self, number: int, _frame: object) -> None:
-        """A signal came to us. Only noted here: in a handler nothing may be done that a loop has half done."""
-        self._pending = number
-
     def clean_up(self) -> None:
         """Nothing of the group is left after this: grandchildren that outlived the command are killed too."""
+        self.wall_s = self.wall_s or time.monotonic() - self._started
         # The dead child is not reaped before this, so its number, which is the group's, cannot be another's.
         self._signal(signal.SIGKILL)
-        for _ in range(4):  # what the killed had written is still in the pipes
-            if not self._selector.get_map():
+        for _ in range(16):  # what was written before is still in the pipes: at most what they can hold
+            if not self._selector.get_map() or not self._read(0.0):
                 break
-            self._read(0.0)
         for key in list(self._selector.get_map().values()):
             self._finish_stream(key)
         self._selector.close()
         self._reap()
+        if self._signals and self._stopping is None:  # came too late to matter, but was asked
+            self._stopping = ("interrupted", f"stopped by {_signal_name(self._signals[0])}")
 
     def ended(self) -> tuple[int | None, str | None]:
         """(exit code, signal name), one of them None; both when the kernel did not let it die."""
@@ -234,11 +246,11 @@ class _Run:
         return (code, None) if code >= 0 else (None, _signal_name(-code))
 
     def verdict(self, code: int | None, name: str | None, oom_before: int | None) -> tuple[Status, str]:
-        """(status, reason). A run that ended well counts as ended well, also when we were about to stop it."""
-        if code == 0 and (self._stopping is None or self._stopping[0] == "timeout"):
-            return "ok", ""
+        """(status, reason). A run that we stopped did not finish, also when it ended with code 0 on SIGTERM."""
         if self._stopping is not None:
             return self._stopping
+        if code == 0:
+            return "ok", ""
         last = self._kept[1].last(16 << 10)
         oom_now = _oom_kills()
         rose = oom_before is not None and oom_now is not None and oom_now > oom_before
@@ -261,16 +273,16 @@ class _Run:
         return "crash", f"{head}: {_clean(lines[-1])}" if lines else f"{head}, nothing on stderr"
 
     def trouble(self) -> str:
-        if not self._line_errors:
+        if not self._errors:
             return ""
-        return f"reading the output failed on {self._line_errors} lines, first with {self._first_error}"
+        return f"the caller's own code failed {self._errors} times, first with {self._first_error}"
 
     # -- one turn of the loop ------------------------------------------------------------------------------
 
     def _watch(self, now: float) -> None:
         """The clocks: a signal to pass on, the deadline, a wish to stop, the end of patience, the memory in use."""
-        if self._pending is not None:
-            number, self._pending = self._pending, None
+        if self._signals:
+            number = self._signals.pop(0)
             if self._stopping is not None and self._stopping[0] == "interrupted":
                 self._kill_at = now  # asked twice: no more patience
             else:
@@ -280,13 +292,19 @@ class _Run:
                 self._stop("timeout", f"still running after {self._timeout:g} s", signal.SIGTERM, now)
             elif self._should_stop is not None and now >= self._ask_at:
                 self._ask_at = now + _STOP_EVERY
-                if (wish := self._should_stop()) is not None:
+                try:
+                    wish = self._should_stop()
+                except Exception as why:
+                    self._failed(why)
+                    wish = None
+                if wish is not None:
                     self._stop("interrupted", wish or "asked to stop", signal.SIGTERM, now)
         if self._kill_at is not None and self._killed_at is None and now >= self._kill_at:
             self._signal(signal.SIGKILL)
             self._killed_at = now
         if now >= self._look_at and not self._exited:
-            self._look_at = now + 0.5
+            self._look_after = min(2 * self._look_after, 0.5)
+            self._look_at = now + self._look_after
             self.peak_memory = max(self.peak_memory, _peak_of(self.child.pid))
 
     def _stop(self, status: Status, reason: str, number: int, now: float) -> None:
@@ -295,7 +313,7 @@ class _Run:
         self._signal(number)
 
     def _pause(self, now: float, drain_until: float | None) -> float:
-        moments = [now + _TICK]
+        moments = [now + _TICK, self._look_at]
         if drain_until is not None:
             moments.append(drain_until)
         if self._deadline is not None and self._stopping is None:
@@ -304,11 +322,14 @@ class _Run:
             moments.append(self._kill_at)
         return max(0.0, min(moments) - now)
 
-    def _read(self, pause: float) -> None:
-        if not self._selector.get_map():  # it closed its output and lives on
-            time.sleep(min(pause, 0.02))
-            return
-        for key, _ in self._selector.select(pause):
+    def _read(self, pause: float) -> bool:
+        """Wait for output at most so long, and take what is there. False when nothing was."""
+        if not self._selector.get_map():  # it closed its output; most often it is about to end
+            self._idle += 1
+            time.sleep(min(pause, 0.001 * self._idle, 0.05))
+            return False
+        ready = self._selector.select(pause)
+        for key, _ in ready:
             try:
                 data = os.read(key.fd, _READ)
             except BlockingIOError:
@@ -321,6 +342,7 @@ class _Run:
             name, keeper, lines = key.data
             keeper.write(data)
             self._pass_on(name, lines.feed(data))
+        return bool(ready)
 
     def _finish_stream(self, key: selectors.SelectorKey) -> None:
         self._selector.unregister(key.fileobj)
@@ -332,9 +354,13 @@ class _Run:
         for line in lines:
             try:
                 self._on_line(name, line)
-            except Exception as why:  # a reader's fault must not cost a night's training
-                self._line_errors += 1
-                self._first_error = self._first_error or f"{type(why).__name__}: {why}"
+            except Exception as why:
+                self._failed(why)
+
+    def _failed(self, why: Exception) -> None:
+        """A fault of the caller's: a bug in a reader must not cost a night's training."""
+        self._errors += 1
+        self._first_error = self._first_error or f"{type(why).__name__}: {why}"
 
     # -- the child -----------------------------------------------------------------------------------------
 
@@ -373,18 +399,25 @@ class _Run:
 
 
 @contextmanager
-def _signals_to(run: _Run) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP go to the run instead of tearing this process away from its child."""
+def _signals_into(signals: list[int]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP are noted instead of tearing this process away from its child.
+
+    Only noted: a handler that raises would leave a loop with its work half done.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def note(number: int, _frame: object) -> None:
+        signals.append(number)
+
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         handler = signal.getsignal(number)
         # One that the caller set up, or that nohup ignores, is theirs.
         if handler is signal.SIG_DFL or handler is signal.default_int_handler:
             before[number] = handler
-            signal.signal(number, run.interrupt)
+            signal.signal(number, note)
     try:
         yield
     finally:

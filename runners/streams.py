@@ -8,6 +8,7 @@ were chopped on their way (the same bytes give the same lines, so that a reading
 import os
 import re
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 MAX_LINE = 64 << 10  # bytes of a line that are passed on; the rest of a longer one is counted and kept, not read
@@ -30,7 +31,6 @@ class Lines:
         self._held: bytes | None = None  # an update that was thinned out and may yet be the last
         self._updates = 0  # of the present line
         self._in_update = False  # inside a line that already had a \r
-        self._after_cr = False  # a \r was just seen: with \n it is one line end
 
     def feed(self, data: bytes) -> list[str]:
         """The lines that ``data`` completes."""
@@ -56,7 +56,6 @@ class Lines:
 
     def _grow(self, data: bytes, start: int, end: int) -> None:
         if end > start:
-            self._after_cr = False
             room = self._limit - len(self._line)
             if room > 0:
                 self._line += data[start : min(end, start + room)]
@@ -68,7 +67,7 @@ class Lines:
         elif self._held is not None:
             out.append(self._text(self._held))
         self._line.clear()
-        self._held, self._updates, self._in_update, self._after_cr = None, 0, False, False
+        self._held, self._updates, self._in_update = None, 0, False
 
     def _return(self, out: list[str]) -> None:
         self._in_update = True
@@ -91,6 +90,7 @@ class Lines:
         return line.decode("utf-8", "backslashreplace")
 
 
+_CHUNK = 64 << 10
 _EDGE = 64 << 10  # how far an end is moved back to fall between two lines
 
 
@@ -107,7 +107,7 @@ class Kept:
         self._path = path
         self._keep = max(keep, 2)
         self._half = self._keep // 2
-        self._tail: deque[bytes] = deque()  # the stream's last half, as chunks; only bytes after the first half
+        self._tail: deque[bytearray] = deque()  # the stream's last half, as chunks; only bytes after the first half
         self._tail_bytes = 0
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
@@ -121,7 +121,10 @@ class Kept:
                 self.failed = f"{self._path.name} was not kept whole: {why.strerror or why}"
         if self.total > self._half:
             part = data[max(0, self._half - before) :]
-            self._tail.append(part)
+            if self._tail and len(self._tail[-1]) < _CHUNK:
+                self._tail[-1] += part  # a program that prints byte by byte must not cost a list of bytes
+            else:
+                self._tail.append(bytearray(part))
             self._tail_bytes += len(part)
             while self._tail_bytes - len(self._tail[0]) >= self._half:
                 self._tail_bytes -= len(self._tail.popleft())
@@ -132,10 +135,8 @@ class Kept:
         if len(tail) < size and self.total > len(tail):
             head = min(self.total, self._half)
             want = min(size - len(tail), head)
-            try:
+            with suppress(OSError):
                 tail = os.pread(self._file.fileno(), want, head - want) + tail
-            except OSError:
-                pass
         return tail[-size:]
 
     def close(self) -> int:
@@ -165,12 +166,14 @@ class Kept:
             tail = tail[at + 1 :]
         head = self._half
         near = os.pread(self._file.fileno(), min(_EDGE, head), head - min(_EDGE, head))
+        between = b"\n"
         if (at := near.rfind(b"\n")) >= 0:
             head -= len(near) - at - 1
+            between = b""
         left_out = self.total - head - len(tail)
         self._file.truncate(head)
         self._file.seek(head)
-        self._put(b"\n[... %d bytes left out here ...]\n" % left_out + tail)
+        self._put(between + b"[... %d bytes left out here ...]\n" % left_out + tail)
 
     def _redact(self) -> int:
         from ledger.secrets import redact  # here: it is needed once a stream, after the program has ended

@@ -1,0 +1,322 @@
+"""The cache of tables: a DuckDB file beside the ledger that can be deleted at any time.
+
+Building from position 0 is the definition; building on from where the cache stands must give the
+same digests, and a property test says that it does. The cache remembers the Merkle frontier that it
+was built to: if the log's root is not what follows from it, the cache is thrown away and rebuilt.
+
+Nothing here reads a clock, an environment variable or a random source. Only this module writes a
+cache, under a file lock; people's queries go through `ledger.reading.connect`, which can only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from ledger import canonical
+from ledger.chain import Log
+from ledger.errors import LedgerError
+from ledger.events import Head
+from ledger.merkle import Frontier, leaf_hash
+from ledger.reading import query_cache
+from projections import catalog, staging
+from projections.digest import table_digest
+from projections.estimates import SCHEMA as ESTIMATES_SCHEMA
+from projections.estimates import estimate
+
+KEEP_AS_OF = 8  # caches of earlier heads that are kept
+_STEP = 200_000  # events staged in one transaction
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    """How far a cache has come, and by which code."""
+
+    code: str
+    size: int
+    peaks: tuple[str, ...]
+
+
+class Tables:
+    """The tables as of one head, in a file that nobody changes while this object is asked."""
+
+    def __init__(self, path: str, head: Head) -> None:
+        self.path = path
+        self.head = head
+
+    def query(self, sql: str, parameters: tuple[Any, ...] = ()) -> pa.Table:
+        """Rows of a read-only query. Raises UsageError for SQL that fails or asks for more than reading."""
+        return query_cache(self.path, sql, parameters)
+
+    def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        return list(self.query(sql, parameters).to_pylist())
+
+    def digests(self) -> dict[str, tuple[int, str]]:
+        """Rows and digest of every table, by name, in the tables' order."""
+        found = {}
+        for table in catalog.tables():
+            order = ", ".join(table.key)
+            rows = self.query(f"SELECT * FROM {table.name} ORDER BY {order}")
+            found[table.name] = (rows.num_rows, table_digest(rows))
+        return found
+
+
+def tables(log: Log, as_of: int | None = None, *, threads: int | None = None, fresh: bool = False) -> Tables:
+    """The tables at the present head, or after the first `as_of` events; built as far as needed.
+
+    `fresh` rebuilds from nothing; `threads` limits DuckDB. Raises Corrupt for a damaged log,
+    Unsupported for an event that this program does not know.
+    """
+    head = log.head()
+    if as_of is not None and as_of != head.position:
+        return _build(log, log.head_at(as_of), f"as-of-{as_of:016d}-{catalog.code_digest()}", threads, fresh)
+    return _build(log, head, f"tables-{catalog.code_digest()}", threads, fresh)
+
+
+def _build(log: Log, head: Head, name: str, threads: int | None, fresh: bool) -> Tables:
+    folder = os.path.join(log.root, "proj")
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            lock = stack.enter_context(open(os.path.join(folder, "lock"), "a"))
+        except OSError:  # a read-only copy of a ledger can be read all the same
+            folder = _scratch()
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        path = os.path.join(folder, f"{name}.duckdb")
+        if fresh:
+            _delete(path)
+        if not _stands(path, head):
+            try:
+                _advance(path, log, head, threads)
+            except duckdb.IOException:
+                # Somebody is reading this file: leave it to them and put a new one in its place.
+                copy = f"{path}.{os.getpid()}"
+                shutil.copyfile(path, copy)
+                _advance(copy, log, head, threads)
+                os.replace(copy, path)
+        _tidy(folder)
+    return Tables(path, head)
+
+
+def _stands(path: str, head: Head) -> bool:
+    meta = _meta(path)
+    return meta is not None and meta.size == head.position and _frontier(meta).root().hex() == head.root
+
+
+def _advance(path: str, log: Log, head: Head, threads: int | None) -> None:
+    """Bring the cache at `path` to `head`, from where it stands or from nothing."""
+    meta = _meta(path)
+    if meta is not None and meta.size <= head.position:
+        with _writing(path, threads) as connection:
+            if _extend(connection, log, _frontier(meta), head):
+                return
+    # None there, made by other code, longer than asked, or of another history: build anew, then rename.
+    fresh = f"{path}.{os.getpid()}.new"
+    _delete(fresh)
+    with _writing(fresh, threads) as connection:
+        _create(connection)
+        if not _extend(connection, log, Frontier(), head):
+            raise LedgerError(f"the log changed while its tables were built ({log.root}); try again")
+    _delete(path)
+    os.replace(fresh, path)
+
+
+@contextlib.contextmanager
+def _writing(path: str, threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    config: dict[str, Any] = {
+        "enable_external_access": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "default_null_order": "nulls_last",
+        "default_order": "asc",
+    }
+    if threads:
+        config["threads"] = threads
+    connection = duckdb.connect(path, config=config)
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
+
+
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("BEGIN")
+    staging.create(connection)
+    connection.execute("CREATE TABLE staged.meta (body VARCHAR)")
+    connection.execute("CREATE TEMP TABLE dirty_run (run VARCHAR)")
+    connection.execute("CREATE TEMP TABLE dirty_experiment (experiment VARCHAR)")
+    connection.register(catalog.ESTIMATES, ESTIMATES_SCHEMA.empty_table())
+    for table in catalog.tables():
+        if table.kind == "view":
+            connection.execute(f"CREATE VIEW main.{table.name} AS {table.sql}")
+        else:
+            _scope(connection, table, all_rows=True)
+            connection.execute(f"CREATE TABLE main.{table.name} AS SELECT * FROM ({table.sql}) LIMIT 0")
+            _unscope(connection, table)
+    connection.unregister(catalog.ESTIMATES)
+    _remember(connection, Frontier())
+    connection.execute("COMMIT")
+    connection.execute("DROP TABLE temp.dirty_run")
+    connection.execute("DROP TABLE temp.dirty_experiment")
+
+
+def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier, head: Head) -> bool:
+    """Stage and project up to `head`. False, with nothing changed, when the log is of another history."""
+    connection.execute("CREATE OR REPLACE TEMP TABLE dirty_run (run VARCHAR)")
+    connection.execute("CREATE OR REPLACE TEMP TABLE dirty_experiment (experiment VARCHAR)")
+    first = frontier.size
+    connection.execute("BEGIN")
+    try:
+        for start in range(first, head.position, _STEP):
+            bodies = staging.stage(connection, log, start, min(start + _STEP, head.position))
+            frontier.extend(map(leaf_hash, bodies))
+        if frontier.size != head.position or frontier.root().hex() != head.root:
+            connection.execute("ROLLBACK")
+            return False
+        _mark_dirty(connection, first)
+        for table in catalog.tables():
+            if table.kind == "table":
+                _project(connection, table, all_rows=first == 0)
+        _remember(connection, frontier)
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return True
+
+
+def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
+    """Runs and experiments that the events from `first` on touch, by themselves or by a retraction."""
+    touched = f"""(position >= {first} OR event_id IN
+        (SELECT target FROM staged.event_retracted WHERE position >= {first}))"""
+    for name in ("run_started", "run_finished"):
+        connection.execute(f"INSERT INTO dirty_run SELECT DISTINCT run FROM staged.{name} WHERE {touched}")
+    for name in ("experiment_registered",):
+        connection.execute(
+            f"INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.{name} WHERE {touched}"
+        )
+    # A registration changes what its runs are; a run changes what its experiment shows.
+    connection.execute(
+        """INSERT INTO dirty_run SELECT DISTINCT run FROM staged.run_started
+        WHERE experiment IN (SELECT experiment FROM dirty_experiment)"""
+    )
+    connection.execute(
+        """INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.run_started
+        WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
+    )
+
+
+def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
+    if catalog.ESTIMATES in table.reads:
+        _estimate(connection, all_rows)
+    _scope(connection, table, all_rows)
+    connection.execute(
+        f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
+    )
+    connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
+    _unscope(connection, table)
+    if catalog.ESTIMATES in table.reads:
+        connection.unregister(catalog.ESTIMATES)
+
+
+def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
+    """Run the estimator on the experiments in question and offer its rows as the relation `estimates`."""
+    where = "" if all_rows else "WHERE experiment IN (SELECT experiment FROM dirty_experiment)"
+    plans = connection.execute(f"SELECT * FROM main.experiments {where} ORDER BY experiment").to_arrow_table()
+    pairs = connection.execute(
+        f"SELECT * FROM main.paired_differences {where} ORDER BY experiment, intervention, seed"
+    ).to_arrow_table()
+    connection.register(catalog.ESTIMATES, estimate(plans.to_pylist(), pairs.to_pylist()))
+
+
+def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
+    """Give the table's sources under their bare names, only the rows of dirty runs or experiments."""
+    for source, place in _sources(table):
+        columns = {row[0] for row in connection.execute(f"DESCRIBE {place}.{source}").fetchall()}
+        limited = not all_rows and table.scope in columns
+        where = f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})" if limited else ""
+        connection.execute(f"CREATE TEMP VIEW {source} AS SELECT * FROM {place}.{source} {where}")
+
+
+def _unscope(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> None:
+    for source, _ in _sources(table):
+        connection.execute(f"DROP VIEW temp.{source}")
+
+
+def _sources(table: catalog.Table) -> list[tuple[str, str]]:
+    names = {other.name for other in catalog.tables()}
+    return [(source, "main" if source in names else "facts") for source in sorted(table.reads - {catalog.ESTIMATES})]
+
+
+# ── files ──
+
+
+def _remember(connection: duckdb.DuckDBPyConnection, frontier: Frontier) -> None:
+    meta = _Meta(catalog.code_digest(), frontier.size, tuple(peak.hex() for peak in frontier.peaks))
+    connection.execute("DELETE FROM staged.meta")
+    connection.execute("INSERT INTO staged.meta VALUES ($1)", [canonical.encode(meta).decode()])
+
+
+def _meta(path: str) -> _Meta | None:
+    """What a cache says of itself; None for one that is missing, damaged or made by other code."""
+    if not os.path.exists(path):
+        return None
+    try:
+        with duckdb.connect(path, read_only=True) as connection:
+            row = connection.execute("SELECT body FROM staged.meta").fetchone()
+        meta = msgspec.json.decode(row[0], type=_Meta) if row else None
+    except (duckdb.Error, msgspec.MsgspecError):
+        return None
+    return meta if meta is not None and meta.code == catalog.code_digest() else None
+
+
+def _frontier(meta: _Meta) -> Frontier:
+    return Frontier(meta.size, (bytes.fromhex(peak) for peak in meta.peaks))
+
+
+def _delete(path: str) -> None:
+    for name in (path, f"{path}.wal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _tidy(folder: str) -> None:
+    """Delete caches of other code, and all but the newest of earlier heads."""
+    files = [entry for entry in os.scandir(folder) if entry.name.endswith(".duckdb")]
+    for entry in files:
+        if catalog.code_digest() not in entry.name:
+            _delete(entry.path)
+    past = sorted((e for e in files if e.name.startswith("as-of-")), key=lambda e: (e.stat().st_mtime_ns, e.name))
+    for entry in past[:-KEEP_AS_OF]:
+        _delete(entry.path)
+
+
+def _scratch() -> str:
+    """A folder of this process's own for a ledger that cannot be written beside."""
+    import atexit
+
+    folder = tempfile.mkdtemp(prefix="experiment-ledger-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def each_head(log: Log, positions: list[int]) -> Iterator[Tables]:
+    """The tables as of each of `positions` (ascending), built onwards from one to the next in a cache of
+    its own: to replay 200 judgements costs one pass over the log."""
+    path = os.path.join(_scratch(), "replay.duckdb")
+    for position in positions:
+        head = log.head_at(position)
+        if not _stands(path, head):
+            _advance(path, log, head, None)
+        yield Tables(path, head)
