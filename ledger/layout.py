@@ -59,7 +59,7 @@ def create(root: str, origin: str | None = None) -> Identity:
     root = os.path.abspath(root)
     if os.path.exists(root) and not os.path.isdir(root):
         raise UsageError(f"{root} is a file; a ledger is a folder. Name another path")
-    if os.path.exists(os.path.join(root, MARK)):
+    if is_ledger(root):
         return identity(root)
     try:
         disk.make_folder(root)
@@ -106,6 +106,11 @@ def identity(root: str) -> Identity:
     if found.id != found.digest():
         raise Corrupt(f"{path} is damaged: its id is not the digest of its content")
     return found
+
+
+def is_ledger(root: str) -> bool:
+    """Whether a ledger has been made at `root`."""
+    return os.path.exists(os.path.join(root, MARK))
 
 
 def home(path: str | os.PathLike[str] | None = None) -> str:

@@ -103,11 +103,23 @@ def query_cache(path: str, query: str, parameters: Collection[Any] = ()) -> pa.T
 
     connection = connect(path)
     try:
-        return connection.execute(query, list(parameters)).to_arrow_table()
+        relation = connection.sql(query, params=list(parameters) or None)
+        if relation is None:
+            raise UsageError("SQL: this statement returns no rows; only queries are answered here")
+        return relation.to_arrow_table()
     except duckdb.Error as error:
-        raise UsageError(f"SQL: {' '.join(str(error).split())[:600]}") from None
+        raise UsageError(f"SQL: {_plain(error)}") from None
     finally:
         connection.close()
+
+
+def _plain(error: Exception) -> str:
+    text = " ".join(str(error).split())[:600]
+    if "read-only mode" in text:
+        return "the tables are read-only: they are made from the events, and only queries are answered"
+    if "disabled by configuration" in text:
+        return f"files, extensions and the network are out of reach from here ({text})"
+    return text
 
 
 def connect(path: str) -> Any:

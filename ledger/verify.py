@@ -10,6 +10,7 @@ kept. It changes nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 
@@ -17,7 +18,7 @@ import msgspec
 
 from ledger import layout, points, segment
 from ledger.chain import Log, to_event
-from ledger.errors import Corrupt, LedgerError, Unsupported
+from ledger.errors import Corrupt, LedgerError, Unsupported, UsageError
 from ledger.events import ArtifactStored, DecisionMade, Event, MetricsLogged, ProbeMeasured, RunStarted
 from ledger.merkle import Frontier
 
@@ -42,6 +43,24 @@ class Report(msgspec.Struct, frozen=True):
     blobs: int
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+
+
+def against(report: Report, head: str) -> list[Problem]:
+    """Problems of a log whose report is `report` against a head that somebody kept, as SIZE:ROOT.
+
+    Raises UsageError when `head` is not of that form.
+    """
+    size, _, root = head.partition(":")
+    if not size.isdecimal() or not re.fullmatch(r"[0-9a-f]{8,64}", root):
+        raise UsageError(f"a head is SIZE:ROOT, for example 63:8f3a…, not {head!r}")
+    if int(size) > report.size:
+        return [Problem(report.size, "log", f"ends at {report.size} events, the head that was kept has {size}")]
+    found = Log(report.path).head_at(int(size)).root
+    if not found.startswith(root):
+        return [
+            Problem(0, "log", f"has root {found} over its first {size} events, the head that was kept has {root}")
+        ]
+    return []
 
 
 def verify(path: str, progress: Callable[[int], None] | None = None) -> Report:
@@ -138,7 +157,7 @@ class _Verifier:
                 self.wrong(
                     min(self.confirmed, said.base_hint),
                     path,
-                    f"its writer saw another root over the first {said.base_hint} events than they have now: "
+                    f"saw another root over the first {said.base_hint} events than they have now: "
                     f"something in positions {self.confirmed} to {max(self.confirmed, said.base_hint - 1)} was changed",
                 )
                 self.whole = False

@@ -62,7 +62,7 @@ def _through(reads: frozenset[str]) -> set[str]:
 
 def parse(name: str, text: str) -> Table:
     """A table from its file's text. Raises ValueError naming what is missing."""
-    head, sql = re.match(r"((?:--.*\n)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    head, sql = re.match(r"((?:--[^\n]*\n)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     about: list[str] = []
     said: dict[str, str] = {}
     columns: list[tuple[str, str]] = []

@@ -224,6 +224,7 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
     connection.execute(
         f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
     )
+    # No table reads itself, so its own name is not among the views that hide others.
     connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
     _unscope(connection, table)
     if catalog.ESTIMATES in table.reads:
@@ -233,8 +234,8 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
 def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
     """Run the estimator on the experiments in question and offer its rows as the relation `estimates`."""
     where = "" if all_rows else "WHERE experiment IN (SELECT experiment FROM dirty_experiment)"
-    plans = connection.execute(f"SELECT * FROM main.experiments {where} ORDER BY experiment").to_arrow_table()
-    pairs = connection.execute(
+    plans = connection.sql(f"SELECT * FROM main.experiments {where} ORDER BY experiment").to_arrow_table()
+    pairs = connection.sql(
         f"SELECT * FROM main.paired_differences {where} ORDER BY experiment, intervention, seed"
     ).to_arrow_table()
     connection.register(catalog.ESTIMATES, estimate(plans.to_pylist(), pairs.to_pylist()))
@@ -242,7 +243,10 @@ def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
 
 def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
     """Give the table's sources under their bare names, only the rows of dirty runs or experiments."""
-    for source, place in _sources(table):
+    # A temporary view hides the table of its name even from `main.`, hence the database's own name.
+    database = connection.execute("SELECT current_database()").fetchall()[0][0]
+    for source, schema in _sources(table):
+        place = f'"{database}".{schema}'
         columns = {row[0] for row in connection.execute(f"DESCRIBE {place}.{source}").fetchall()}
         limited = not all_rows and table.scope in columns
         where = f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})" if limited else ""

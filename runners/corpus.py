@@ -45,8 +45,8 @@ HEADER_BYTES = 4 * HEADER_INTS
 # Not English about Python (tests, tables), or packaged apart by some distributions, which would make the
 # same Python version give two corpora.
 _LEFT_OUT = frozenset(
-    "site-packages dist-packages test tests idle_test idlelib lib2to3 distutils ensurepip tkinter turtledemo "
-    "encodings pydoc_data lib-dynload __phello__ __pycache__".split()
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "distutils", "tkinter"}
+    | {"ensurepip", "turtledemo", "encodings", "pydoc_data", "lib-dynload", "__phello__", "__pycache__"}
 )
 _COMMENT = re.compile(r"(?:^ *#(?: .*)?\n){3,}", re.MULTILINE)  # three lines or more: prose, not a label
 _META = "\u2581"  # sentencepiece writes a space so; in the text itself it would come back as a space
@@ -113,7 +113,7 @@ def english_documents() -> dict[str, str]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise CorpusError("this Python has no pydoc_data.topics, the help topics the corpus is made of") from error
+        raise CorpusError("this Python was installed without pydoc_data.topics, its help topics") from error
     raw = {f"topic:{name}": [topics[name]] for name in sorted(topics)}
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in _sources(root):
@@ -123,7 +123,8 @@ def english_documents() -> dict[str, str]:
     seen: set[str] = set()
     documents = {}
     for name, texts in raw.items():
-        kept = [p for text in texts for p in re.split(r"\n(?:[ \t]*\n)+", text.strip("\n")) if _is_new(p, seen)]
+        paragraphs = (p for text in texts for p in re.split(r"\n(?:[ \t]*\n)+", text.strip("\n")))
+        kept = [p for p in paragraphs if _is_new(p, seen)]
         if kept:
             documents[name] = "\n\n".join(kept).replace(_META, " ") + "\n"
     return documents
@@ -164,10 +165,14 @@ def _is_new(paragraph: str, seen: set[str]) -> bool:
     return bool(words)
 
 
+def _rank(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
 def held_out(name: str) -> bool:
     """Whether a document belongs to the validation split: decided by its name alone, so that a document
     that comes or goes with a Python version moves no other one across."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
+    return _rank(name) % HELD_OUT_ONE_IN == 0
 
 
 # --- Build and open --------------------------------------------------------------------------------------
@@ -181,9 +186,11 @@ def build(documents: Documents, folder: Path, vocab_size: int = VOCAB_SIZE) -> C
     """
     import sentencepiece
 
+    # In the order of a hash, so that the first tokens of a split are a sample of it, not its first topic.
+    names = sorted(documents, key=_rank)
     splits = {
-        "train": [text for name, text in documents.items() if not held_out(name)],
-        "val": [text for name, text in documents.items() if held_out(name)],
+        "train": [documents[name] for name in names if not held_out(name)],
+        "val": [documents[name] for name in names if held_out(name)],
     }
     for split, texts in splits.items():
         if not any(texts):
@@ -205,7 +212,8 @@ def build(documents: Documents, folder: Path, vocab_size: int = VOCAB_SIZE) -> C
             "vocab_size": vocab_size,
         }
         for split, texts in splits.items():
-            tokens = np.concatenate([[tokenizer.bos_id(), *ids] for ids in tokenizer.encode(texts, num_threads=1)])
+            encoded = tokenizer.encode(texts, num_threads=1)
+            tokens = np.concatenate([[tokenizer.bos_id(), *ids] for ids in encoded])
             size = sum(len(text.encode()) for text in texts)
             if int(lengths[tokens].sum()) != size:
                 raise CorpusError(f"{split}: tokens count {lengths[tokens].sum()} bytes, the text has {size}")
@@ -220,7 +228,7 @@ def build(documents: Documents, folder: Path, vocab_size: int = VOCAB_SIZE) -> C
 
 
 def _publish(making: Path, folder: Path) -> None:
-    """Renames the finished folder into place; a rename over a full folder fails, so the old one steps aside."""
+    """Renames the finished folder into place. Over a full folder that fails, so the old one steps aside."""
     for _ in range(10):
         try:
             making.rename(folder)
@@ -309,12 +317,12 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
-        raise CorpusError(f"sentencepiece could not train {vocab_size} tokens: {str(error).strip()}") from error
+        raise CorpusError(f"sentencepiece could not make {vocab_size} tokens: {str(error).strip()}") from error
     return model.getvalue()
 
 
 def _token_bytes(tokenizer: Any) -> np.ndarray:
-    """int32 [vocab]: bytes of text a token stands for. Control tokens stand for none, a fallback token for one.
+    """int32 [vocab]: bytes of text that a token stands for; none for a control token, one for a fallback token.
 
     Without a dummy prefix a piece's "▁" is always a space that is there, whatever stands before it.
     """

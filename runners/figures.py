@@ -33,7 +33,8 @@ UNIT_WORDS = _words(
     "b kb mb gb tb kib mib gib tib bytes byte bits ns us µs ms s sec secs second seconds m min mins minute minutes "
     "h hr hrs hour hours it/s tok/s tokens/s tokens/sec tok/sec samples/s steps/s iter/s flops gflops tflops w c hz"
 )
-END = r"(?=[\s;|()\[\]}'\"<>±→]|,(?!\d)|\.(?=\s|$)|$)"
+# What may follow a value; "3.2 -> 3.1" tells two, and which one counts is not ours to say.
+END = r"(?=[\s;|()\[\]}'\"<>±!*`]|,(?!\d)|\.(?=\s|$)|$)(?!\s*(?:->|=>|→))"
 WRAP = r"(?:(?:torch\.)?tensor\(|(?:np|jnp|numpy)\.\w+\(|Array\()?"
 
 # The cheap gate: without a separator that is followed by a number, nothing below needs to run.
@@ -85,7 +86,16 @@ STOP_WORDS = _words(
     "in at of to for from with after than over line took on by is was and or the a until saved saving port pid"
 )
 CODE_TRIGGERS = (
-    "import ", "from ", "def ", "class ", "async def ", "@", "#!/", "Traceback (most recent", "[rank", '  File "',
+    "import ",
+    "from ",
+    "def ",
+    "class ",
+    "async def ",
+    "@",
+    "#!/",
+    "Traceback (most recent",
+    "[rank",
+    '  File "',
 )
 CODE_START = re.compile(
     r"import [\w.]+(?: as \w+)?(?:, ?[\w. ]+)*\s*(?:#.*)?$|from [\w.]+ import |(?:async )?def \w+\(|class \w+[(:]"

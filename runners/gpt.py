@@ -39,6 +39,9 @@ from torch import Tensor
 from runners.corpus import Corpus
 
 Params = dict[str, Tensor]
+Rope = tuple[Tensor, Tensor]
+OnLog = Callable[[int, dict[str, float]], None]
+ShouldStop = Callable[[], str | None]
 MATRICES = ("q", "k", "v", "o", "up", "down")  # Muon's; the rest is Adam's
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -48,6 +51,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin": torch.sin,
     "sin2": lambda x: torch.sin(x).square(),
 }
+
+
+def _must(holds: bool, rule: str, found: object) -> None:
+    if not holds:
+        raise ValueError(f"{rule}, found {found!r}")
 
 
 class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,41 +75,38 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     qk_gain: float = 1.5  # initial
     vocab_size: int = 1024
     seq_len: int = 128
-    steps: int = 160
-    batch_tokens: int = 2048  # a step
+    steps: int = 150
+    batch_tokens: int = 1024  # a step; half of 2048 and twice the steps learns more from the same tokens
     matrix_lr: float = 0.04  # Muon
-    embed_lr: float = 0.05  # Adam
-    scalar_lr: float = 0.04  # Adam
-    momentum: float = 0.95  # Muon
+    embed_lr: float = 0.03  # Adam
+    scalar_lr: float = 0.01  # Adam
+    momentum: float = 0.85  # Muon
     warmup_steps: int = 0
     warmdown: float = 0.5  # the last part of the steps over which learning rates fall to zero
-    val_tokens: int = 65_536  # scored, from the start of the held-out split; whole windows only
+    val_tokens: int = 32_768  # scored, from the start of the held-out split; whole windows only
     val_every: int = 0  # steps between validations; 0: only after the last step
     device: str = "auto"  # auto, cpu, cuda, mps
     threads: int = 2  # fixed and not the machine's count: the count is part of what makes bits equal
 
     def __post_init__(self) -> None:
-        whole = ("depth", "width", "heads", "kv_heads", "mlp_mult", "vocab_size", "seq_len", "steps", "batch_tokens")
-        for name in (*whole, "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("softcap", "matrix_lr", "embed_lr", "scalar_lr", "momentum", "warmup_steps", "val_every"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, found {getattr(self, name)}")
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide width, found {self.heads} heads, width {self.width}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads must divide heads, found {self.kv_heads} kv_heads, {self.heads} heads")
-        if self.width // self.heads % 2:
-            raise ValueError(f"width / heads must be even for rotary positions, found {self.width // self.heads}")
-        if self.batch_tokens % self.seq_len:
-            raise ValueError(f"seq_len must divide batch_tokens, found {self.seq_len} and {self.batch_tokens}")
-        if self.val_tokens < self.seq_len:
-            raise ValueError(f"val_tokens must be at least seq_len {self.seq_len}, found {self.val_tokens}")
-        if not 0 <= self.warmdown <= 1:
-            raise ValueError(f"warmdown must be a fraction from 0 to 1, found {self.warmdown}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
+        sizes = "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens val_tokens threads"
+        rates = "softcap rope_base qk_gain matrix_lr embed_lr scalar_lr momentum warmup_steps warmdown val_every"
+        for name in sizes.split():
+            _must(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in rates.split():
+            _must(0 <= getattr(self, name) < math.inf, f"{name} must be finite, not negative", getattr(self, name))
+        _must(self.activation in ACTIVATIONS, f"activation must be one of {', '.join(ACTIVATIONS)}", self.activation)
+        _must(self.width % self.heads == 0, f"heads must divide width {self.width}", self.heads)
+        _must(self.heads % self.kv_heads == 0, f"kv_heads must divide heads {self.heads}", self.kv_heads)
+        head_dim = self.width // self.heads
+        _must(head_dim % 2 == 0, "width / heads must be even for rotary positions", head_dim)
+        _must(
+            self.batch_tokens % self.seq_len == 0,
+            f"seq_len must divide batch_tokens {self.batch_tokens}",
+            self.seq_len,
+        )
+        _must(self.val_tokens >= self.seq_len, f"val_tokens must be at least seq_len {self.seq_len}", self.val_tokens)
+        _must(self.warmdown <= 1, "warmdown must be a fraction from 0 to 1", self.warmdown)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GptConfig:
@@ -166,11 +171,12 @@ def init_params(config: GptConfig, seed: int) -> Params:
     return params
 
 
-def rotary(config: GptConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos, sin: [seq, 1, head_dim / 2]"""
+def rotary(config: GptConfig, device: torch.device) -> Rope:
+    """cos, sin: [seq, 1, head_dim]. Dimension i turns with i + head_dim / 2."""
     half = config.width // config.heads // 2
     angles = np.outer(np.arange(config.seq_len), config.rope_base ** (-np.arange(half) / half))
-    cos, sin = (torch.from_numpy(f(angles).astype(np.float32)).to(device)[:, None] for f in (np.cos, np.sin))
+    tables = np.tile(np.cos(angles), 2), np.concatenate([np.sin(angles), -np.sin(angles)], axis=1)
+    cos, sin = (torch.from_numpy(t.astype(np.float32)).to(device)[:, None] for t in tables)
     return cos, sin
 
 
@@ -179,11 +185,10 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
-def trunk(params: Params, config: GptConfig, rope: tuple[Tensor, Tensor], tokens: Tensor) -> Tensor:
+def trunk(params: Params, config: GptConfig, rope: Rope, tokens: Tensor) -> Tensor:
     """What the head reads, [batch * seq, width], from tokens [batch, seq]."""
     batch, seq = tokens.shape
     head_dim, half = config.width // config.heads, config.depth // 2
@@ -221,10 +226,9 @@ def head(x: Tensor, embed: Tensor, targets: Tensor, softcap: float) -> Tensor:
 
 
 def loss_and_grads(
-    params: Params, config: GptConfig, rope: tuple[Tensor, Tensor], tokens: Tensor, targets: Tensor
-) -> tuple[float, list[Tensor]]:
-    """Mean nats a token, and its gradient for each parameter in order. tokens, targets: [batch, seq]"""
-    names, leaves = list(params), list(params.values())
+    params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targets: Tensor
+) -> tuple[float, Params]:
+    """Mean nats a token, and its gradient for each parameter. tokens, targets: [batch, seq]"""
     x = trunk(params, config, rope, tokens)
     embed = params["embed"].detach().requires_grad_()
     loss, embed_grad, x_grads = x.new_zeros(()), torch.zeros_like(embed), []
@@ -234,9 +238,10 @@ def loss_and_grads(
         x_grads.append(x_grad)
         embed_grad += e_grad
         loss += part_loss.detach()
-    # depth 1 has no skip: its gradient is a zero of no size
-    grads = list(torch.autograd.grad(x, leaves, torch.cat(x_grads), materialize_grads=True))
-    grads[names.index("embed")] += embed_grad  # tied: it is read at both ends
+    # materialize: depth 1 has no skip to use, and its gradient is a zero of no size
+    found = torch.autograd.grad(x, list(params.values()), torch.cat(x_grads), materialize_grads=True)
+    grads = dict(zip(params, found, strict=True))
+    grads["embed"] += embed_grad  # tied: it is read at both ends
     return loss.item(), grads
 
 
@@ -246,7 +251,7 @@ def _slices(x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(x.split(rows), targets.flatten().split(rows), strict=True)
 
 
-# --- Optimisers --------------------------------------------------------------------------------------------
+# --- Optimiser ---------------------------------------------------------------------------------------------
 
 
 def orthogonalize(g: Tensor) -> Tensor:
@@ -262,34 +267,30 @@ def orthogonalize(g: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-class Muon:
-    """Momentum whose step is orthogonalised. For stacks of matrices, [depth, out, in]."""
+class Optimizer:
+    """Muon, momentum whose step is orthogonalised, for the matrices; Adam (0.9, 0.95) for the rest; no decay."""
 
-    def __init__(self, params: list[Tensor], lr: float, momentum: float) -> None:
-        self.params, self.lr, self.momentum = params, lr, momentum
-        self.buffers = [torch.zeros_like(p) for p in params]
+    def __init__(self, params: Params, config: GptConfig) -> None:
+        self.momentum, self.steps = config.momentum, 0
+        self.lr = {name: config.matrix_lr if name in MATRICES else config.scalar_lr for name in params}
+        self.lr["embed"] = config.embed_lr
+        self.m = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.v = {name: torch.zeros_like(p) for name, p in params.items() if name not in MATRICES}
 
-    def step(self, scale: float, grads: list[Tensor]) -> None:
-        for p, g, m in zip(self.params, grads, self.buffers, strict=True):
-            m.mul_(self.momentum).add_(g)
-            update = orthogonalize(g + self.momentum * m)  # Nesterov
-            p.sub_(update, alpha=self.lr * scale * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
-
-
-class Adam:
-    """Adam with one learning rate a tensor, b1 0.9, b2 0.95, no weight decay."""
-
-    def __init__(self, params: list[Tensor], lrs: list[float]) -> None:
-        self.params, self.lrs, self.steps = params, lrs, 0
-        self.m, self.v = ([torch.zeros_like(p) for p in params] for _ in range(2))
-
-    def step(self, scale: float, grads: list[Tensor]) -> None:
+    def step(self, params: Params, grads: Params, scale: float) -> None:
+        """Changes params in place, at `scale` times the learning rates. Call it without autograd."""
         self.steps += 1
         unbias1, unbias2 = 1 - 0.9**self.steps, 1 - 0.95**self.steps
-        for p, g, lr, m, v in zip(self.params, grads, self.lrs, self.m, self.v, strict=True):
-            m.lerp_(g, 0.1)
-            v.lerp_(g.square(), 0.05)
-            p.addcdiv_(m, v.sqrt().mul_(unbias2**-0.5).add_(1e-8), value=-lr * scale / unbias1)
+        for name, p in params.items():
+            g, m, lr = grads[name], self.m[name], self.lr[name] * scale
+            if name in MATRICES:
+                m.mul_(self.momentum).add_(g)
+                update = orthogonalize(g + self.momentum * m)  # Nesterov
+                p.sub_(update, alpha=lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
+            else:
+                m.lerp_(g, 0.1)
+                v = self.v[name].lerp_(g.square(), 0.05)
+                p.addcdiv_(m, v.sqrt().mul_(unbias2**-0.5).add_(1e-8), value=-lr / unbias1)
 
 
 # --- Training ----------------------------------------------------------------------------------------------
@@ -309,18 +310,13 @@ class Trainer:
     def _data(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """train [tokens], val [tokens], token_bytes [vocab]: int64 on the device"""
         if device not in self._on:
-            c = self.corpus
-            train, val, sizes = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (c.train, c.val, c.token_bytes))
+            arrays = self.corpus.train, self.corpus.val, self.corpus.token_bytes
+            train, val, sizes = (torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays)
             self._on[device] = train, val, sizes
         return self._on[device]
 
     def train(
-        self,
-        config: GptConfig,
-        seed: int,
-        *,
-        on_log: Callable[[int, dict[str, float]], None] | None = None,
-        should_stop: Callable[[], str | None] | None = None,
+        self, config: GptConfig, seed: int, *, on_log: OnLog | None = None, should_stop: ShouldStop | None = None
     ) -> GptResult:
         """Trains one seed of one arm to its end, to a loss that is not finite, or until told to stop.
 
@@ -330,30 +326,23 @@ class Trainer:
         """
         device = _device(self.device if self.device != "auto" else config.device)
         self._check(config)
-        threads = torch.get_num_threads()
+        before = torch.get_num_threads()
         torch.set_num_threads(self.threads or config.threads)
         try:
             return self._train(config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
 
     def _check(self, config: GptConfig) -> None:
         known, train, val = self.corpus.vocab_size, len(self.corpus.train), len(self.corpus.val)
-        if config.vocab_size != known:
-            how = "larger" if config.vocab_size > known else "smaller"
-            raise ValueError(f"vocab_size {config.vocab_size} is {how} than the tokenizer's {known}")
-        if config.val_tokens // config.seq_len * config.seq_len + 1 > val:
-            raise ValueError(f"val_tokens must be below the {val} tokens held out, found {config.val_tokens}")
-        if config.batch_tokens + config.seq_len > train:
-            raise ValueError(f"a batch of {config.batch_tokens} tokens is more than the corpus's {train} allow")
+        how = "larger" if config.vocab_size > known else "smaller"
+        _must(config.vocab_size == known, f"vocab_size is {how} than the tokenizer's {known}", config.vocab_size)
+        _must(config.val_tokens < val, f"val_tokens must be below the {val} tokens held out", config.val_tokens)
+        room = train - config.seq_len  # an epoch's offset may cost a window
+        _must(config.batch_tokens <= room, f"batch_tokens must be at most the corpus's {room}", config.batch_tokens)
 
     def _train(
-        self,
-        config: GptConfig,
-        seed: int,
-        device: torch.device,
-        on_log: Callable[[int, dict[str, float]], None],
-        should_stop: Callable[[], str | None],
+        self, config: GptConfig, seed: int, device: torch.device, on_log: OnLog, should_stop: ShouldStop
     ) -> GptResult:
         began, cpu_began = time.perf_counter(), time.process_time()
         if device.type == "cuda":
@@ -361,12 +350,7 @@ class Trainer:
         train = self._data(device)[0]
         rope = rotary(config, device)
         params = {name: p.to(device).requires_grad_() for name, p in init_params(config, seed).items()}
-        leaves = list(params.values())
-        matrices = [i for i, name in enumerate(params) if name in MATRICES]
-        others = [i for i, name in enumerate(params) if name not in MATRICES]
-        muon = Muon([leaves[i] for i in matrices], config.matrix_lr, config.momentum)
-        lrs = [config.embed_lr if leaves[i] is params["embed"] else config.scalar_lr for i in others]
-        adam = Adam([leaves[i] for i in others], lrs)
+        optimizer = Optimizer(params, config)
         starts = batch_starts(len(train), config, seed)
         window = torch.arange(config.seq_len + 1, device=device)
 
@@ -385,9 +369,7 @@ class Trainer:
                 status, reason = "diverged", f"train loss {train_loss} at step {step}"
                 break
             with torch.no_grad():
-                scale = lr_scale(config, step)
-                muon.step(scale, [grads[i] for i in matrices])
-                adam.step(scale, [grads[i] for i in others])
+                optimizer.step(params, grads, lr_scale(config, step))
             times.append(time.perf_counter() - tick)
             on_log(step + 1, {"train_loss": train_loss})
             done = step + 1 == config.steps
@@ -409,28 +391,27 @@ class Trainer:
             cpu_s=time.process_time() - cpu_began,
             tokens_per_s=len(times) * config.batch_tokens / sum(times) if times else 0.0,
             step_ms=1000 * statistics.median(times) if times else 0.0,
-            parameters=sum(p.numel() for p in leaves),
+            parameters=sum(p.numel() for p in params.values()),
             peak_memory_bytes=_peak_memory(device),
             device=device.type,
         )
 
-    @torch.no_grad()
     def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
-        """(nats a token, bits a byte) of the first val_tokens of the held-out split in windows that do not overlap.
+        """(nats a token, bits a byte) of the first val_tokens of the held-out split, in windows without overlap.
 
         bits a byte = total nats / ln 2 / total bytes; both totals are over the same tokens, those predicted.
         """
         device = params["embed"].device
         _, val, sizes = self._data(device)
-        windows = config.val_tokens // config.seq_len
-        tokens = val[: windows * config.seq_len].view(windows, -1)
-        targets = val[1 : windows * config.seq_len + 1].view(windows, -1)
-        rope, size = rotary(config, device), config.batch_tokens // config.seq_len
+        count = config.val_tokens // config.seq_len * config.seq_len
+        tokens, targets = val[:count].view(-1, config.seq_len), val[1 : count + 1].view(-1, config.seq_len)
+        rope, batch = rotary(config, device), config.batch_tokens // config.seq_len
         total = 0.0
-        for x, y in zip(tokens.split(size), targets.split(size), strict=True):
-            for part, targets_ in _slices(trunk(params, config, rope, x), y):
-                total += head(part, params["embed"], targets_, config.softcap).sum().item()
-        return total / targets.numel(), total / math.log(2) / sizes[targets].sum().item()
+        with torch.no_grad():
+            for x, y in zip(tokens.split(batch), targets.split(batch), strict=True):
+                for part, part_y in _slices(trunk(params, config, rope, x), y):
+                    total += head(part, params["embed"], part_y, config.softcap).sum().item()
+        return total / count, total / math.log(2) / sizes[targets].sum().item()
 
 
 def batch_starts(tokens: int, config: GptConfig, seed: int) -> Iterator[np.ndarray]:
@@ -452,13 +433,10 @@ def lr_scale(config: GptConfig, step: int) -> float:
 
 
 def _device(name: str) -> torch.device:
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, there in usable.items() if there)
-    if not usable.get(name, False):
-        here = ", ".join(kind for kind, there in usable.items() if there)
-        raise ValueError(f"device must be auto or one that is here ({here}), found {name!r}")
-    return torch.device(name)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind in there if there[kind]]
+    _must(name in ("auto", *usable), f"device must be auto or one that is here ({', '.join(usable)})", name)
+    return torch.device(usable[0] if name == "auto" else name)
 
 
 def _keep_memory() -> None:
@@ -472,7 +450,7 @@ def _keep_memory() -> None:
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     import resource  # POSIX only, and only needed here
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -53,9 +53,11 @@ class Exit(msgspec.Struct, frozen=True):
     reason: str  # one line, tokens taken out; "" when status is ok
     wall_s: float
     cpu_s: float  # user and system time of the command and of the children that it waited for
-    peak_memory_bytes: int  # of its largest single process
+    peak_memory_bytes: int | None  # of its largest single process; None when it was over before it could be seen
     stdout_bytes: int  # as printed, also when the file holds less
     stderr_bytes: int
+    stdout_left_out: int = 0  # bytes that the program printed and the file has not
+    stderr_left_out: int = 0
     redacted: int = 0  # tokens taken out of the two files
     trouble: str = ""  # what this runner could not do: on_line raised, the disk was full
 
@@ -133,9 +135,11 @@ def run_command(
         reason=_one_line(reason),
         wall_s=run.wall_s,
         cpu_s=run.cpu_s,
-        peak_memory_bytes=run.peak_memory,
+        peak_memory_bytes=run.peak_memory or None,
         stdout_bytes=kept[0].total,
         stderr_bytes=kept[1].total,
+        stdout_left_out=kept[0].left_out,
+        stderr_left_out=kept[1].left_out,
         redacted=redacted,
         trouble=_one_line("; ".join(t for t in (run.trouble(), kept[0].failed, kept[1].failed) if t)),
     )
@@ -199,6 +203,7 @@ class _Run:
         self._wait_status: int | None = None
         self._errors = 0
         self._first_error = ""
+        self._last_words = b""
         self._before_exec = _peak_of_self()
         self._selector = selectors.DefaultSelector()
         assert child.stdout is not None
@@ -234,6 +239,7 @@ class _Run:
         for key in list(self._selector.get_map().values()):
             self._finish_stream(key)
         self._selector.close()
+        self._last_words = self._kept[1].last(16 << 10)
         self._reap()
         if self._signals and self._stopping is None:  # came too late to matter, but was asked
             self._stopping = ("interrupted", f"stopped by {_signal_name(self._signals[0])}")
@@ -251,7 +257,7 @@ class _Run:
             return self._stopping
         if code == 0:
             return "ok", ""
-        last = self._kept[1].last(16 << 10)
+        last = self._last_words
         oom_now = _oom_kills()
         rose = oom_before is not None and oom_now is not None and oom_now > oom_before
         if name == "SIGKILL" or code == 128 + signal.SIGKILL:
@@ -268,7 +274,7 @@ class _Run:
             return "oom", f"out of memory, by its own words: {_clean(line)}"
         if rose:
             return "oom", "the kernel's count of out-of-memory kills rose while it ran, and it failed"
-        head = f"killed by {name}" if name else f"exit code {code}"
+        head = f"killed by {name}" if name else f"exit code {'unknown' if code is None else code}"
         lines = [line for line in last.replace(b"\r", b"\n").split(b"\n") if line.strip()]
         return "crash", f"{head}: {_clean(lines[-1])}" if lines else f"{head}, nothing on stderr"
 
@@ -371,7 +377,10 @@ class _Run:
 
     def _has_exited(self) -> bool:
         if hasattr(os, "waitid"):  # see without reaping; macOS has it from Python 3.13
-            return os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            try:
+                return os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            except ChildProcessError:  # someone else collected it: a caller that ignores SIGCHLD
+                return True
         return self._reap(os.WNOHANG)
 
     def _reap(self, flags: int | None = None) -> bool:
@@ -389,7 +398,7 @@ class _Run:
                 peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
                 # Linux counts what the child was before it became the command: a copy of us. Only what lies
                 # above our own size is surely the command's; below it the looks taken meanwhile are all there is.
-                if peak > self._before_exec or not self.peak_memory:
+                if peak > self._before_exec:
                     self.peak_memory = max(peak, self.peak_memory)
             elif flags is not None or time.monotonic() > until:
                 break

@@ -78,7 +78,7 @@ def _whole(value: float | None) -> int | None:
 
 
 class Readout:
-    """Reads one stream. ``feed`` a line at a time; ``final`` holds each name's last value, in order of first sight.
+    """Reads one stream. ``feed`` a line at a time; ``last`` and ``final`` hold what each name ended with.
 
     Use one for stdout and another for stderr: the running step belongs to a stream.
     """
@@ -86,16 +86,21 @@ class Readout:
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._patterns = [compile_pattern(p) for p in patterns]
         self._claimed = {g for p in self._patterns for g in p.groupindex} - {"name", "value", "step"}
-        self.final: dict[str, float] = {}
+        self.last: dict[str, Point] = {}  # the last point of each name, in order of first sight
         self.step: int | None = None
         self.dropped_names = 0  # points left out because MAX_NAMES names were already known
         self._real_step = False  # a step other than an epoch was seen
         self._skipping = ""  # "code" inside printed source, "traceback" inside a traceback
 
     @property
+    def final(self) -> dict[str, float]:
+        """The last value of each name: what the run ended with."""
+        return {name: point.value for name, point in self.last.items()}
+
+    @property
     def seen(self) -> tuple[str, ...]:
         """Every metric name read so far, in order of first sight."""
-        return tuple(self.final)
+        return tuple(self.last)
 
     def feed(self, line: str) -> list[Point]:
         """The points that this line prints, left to right; an empty list for most lines of most programs."""
@@ -120,11 +125,11 @@ class Readout:
         return out
 
     def _add(self, out: list[Point], step: int | None, name: str, value: float) -> None:
-        if name not in self.final and len(self.final) >= MAX_NAMES:
+        if name not in self.last and len(self.last) >= MAX_NAMES:
             self.dropped_names += 1
             return
-        self.final[name] = value
-        out.append(Point(step, name, value))
+        self.last[name] = point = Point(step, name, value)
+        out.append(point)
 
     def _is_source(self, line: str) -> bool:
         """Whether the line is printed source or part of a traceback; keeps track of where such a block ends."""

@@ -11,6 +11,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from ledger.secrets import redact
+
 MAX_LINE = 64 << 10  # bytes of a line that are passed on; the rest of a longer one is counted and kept, not read
 
 _FREE_UPDATES = 128
@@ -103,6 +105,7 @@ class Kept:
 
     def __init__(self, path: Path, keep: int) -> None:
         self.total = 0
+        self.left_out = 0  # bytes that the stream had and the file has not
         self.failed = ""
         self._path = path
         self._keep = max(keep, 2)
@@ -142,7 +145,9 @@ class Kept:
     def close(self) -> int:
         """Finish the file: drop the middle of a long stream, take tokens out. Returns how many were taken out."""
         try:
-            if self.total > self._keep and not self.failed:
+            if self.failed:
+                self.left_out = self.total - os.fstat(self._file.fileno()).st_size
+            elif self.total > self._keep:
                 self._join_ends()
             taken = self._redact()
             self._file.close()
@@ -170,15 +175,12 @@ class Kept:
         if (at := near.rfind(b"\n")) >= 0:
             head -= len(near) - at - 1
             between = b""
-        left_out = self.total - head - len(tail)
+        self.left_out = self.total - head - len(tail)
         self._file.truncate(head)
         self._file.seek(head)
-        self._put(between + b"[... %d bytes left out here ...]\n" % left_out + tail)
+        self._put(between + b"[... %d bytes left out here ...]\n" % self.left_out + tail)
 
     def _redact(self) -> int:
-        from ledger.secrets import redact  # here: it is needed once a stream, after the program has ended
-
-        self._file.seek(0)
         clean: list[bytes] = []
         taken = 0
         for block in _blocks(self._file.fileno()):
@@ -200,7 +202,9 @@ def _blocks(descriptor: int) -> list[bytes]:
     """The file in blocks that end between lines, so that no token lies across two."""
     blocks: list[bytes] = []
     carry = b""
-    while data := os.read(descriptor, _BLOCK):
+    offset, end = 0, os.fstat(descriptor).st_size
+    while offset < end and (data := os.pread(descriptor, min(_BLOCK, end - offset), offset)):
+        offset += len(data)
         data = carry + data
         cut = data.rfind(b"\n") + 1 or len(data)
         blocks.append(data[:cut])

@@ -1,0 +1,49 @@
+# Two commands do everything on a machine with Python 3.11 to 3.13 and make:
+#   make demo   the main job on the embedded default
+#   make test   lint, types and tests
+# The environment is made in .venv from constraints.txt at the first call.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+WAREHOUSE ?= warehouse
+
+.PHONY: demo test lint types tests test-slow bench docs clean
+
+demo: $(STAMP)
+	$(BIN)/ledger --ledger $(WAREHOUSE) init
+	$(BIN)/ledger --ledger $(WAREHOUSE) run examples/first.toml
+	$(BIN)/ledger --ledger $(WAREHOUSE) report first
+
+test: lint types tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+tests: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+bench: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt '.[bench]' --no-deps deltalake
+	$(BIN)/python -m benchmarks.append
+
+docs: $(STAMP)
+	$(BIN)/python -m commands.docs
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("ledger needs Python 3.11 to 3.13, this is " + sys.version.split()[0]) if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch,dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,80 @@
+"""`ledger log`: the events, newest last."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import click
+import msgspec
+
+from commands.common import Asked, cell, print_json, say, shared, table
+from ledger.errors import LedgerError
+from ledger.events import TYPES, Event
+
+
+@click.command("log")
+@click.option("-n", "--last", type=click.IntRange(1), help="Only the last N events (default: 40 on a terminal).")
+@click.option("--type", "kind", metavar="TYPE", help="Only events of this type, for example run.finished.")
+@click.option("--stream", metavar="KIND/NAME", help="Only events of this stream.")
+@shared(as_of=True)
+def command(asked: Asked, last: int | None, kind: str | None, stream: str | None) -> None:
+    """List events in order: position, time, type, and what it says in a few words."""
+    if kind is not None and kind not in TYPES:
+        import difflib
+
+        close = difflib.get_close_matches(kind, TYPES, 1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(TYPES)}"
+        raise click.UsageError(f"no event type {kind!r}; {hint}")
+    log = asked.open()
+    log.head()
+    found = log.events(as_of=asked.as_of, stream=stream, types=[kind] if kind else None)
+    import sys
+
+    keep = last or (40 if sys.stdout.isatty() and not asked.json else None)
+    events = deque(found, maxlen=keep)
+    if asked.json:
+        for event in events:
+            print_json(as_json(event))
+        return
+    if not events:
+        say("no events" if kind or stream else "the ledger is empty; `ledger run` fills it")
+        return
+    lines = [["#", "time", "type", "what"]]
+    lines += [[str(e.position), e.recorded_at[:19].replace("T", " "), e.type, cell(summary(e))] for e in events]
+    table(lines, numeric={0})
+
+
+def as_json(event: Event) -> dict[str, Any]:
+    """An event for programs: the body as it lies in the log, and the position."""
+    return {"position": event.position, **msgspec.json.decode(event.body)}
+
+
+def summary(event: Event) -> str:
+    """An event's content in a few words."""
+    try:
+        data: Any = event.data
+    except LedgerError as error:
+        return str(error)
+    match event.type:
+        case "experiment.registered":
+            return (
+                f"{data.name}: {len(data.arms)} arms x {len(data.seeds)} seeds on {data.metric}, delta {data.delta:g}"
+            )
+        case "run.started":
+            return f"{data.run[:8]} {data.arm}, seed {data.seed}"
+        case "run.finished":
+            value = f"{data.metric} {data.value:.6g}" if isinstance(data.value, float) else data.reason
+            return f"{data.run[:8]} {data.status}: {value}" if value else f"{data.run[:8]} {data.status}"
+        case "metrics.logged":
+            steps = f"steps {data.first_step} to {data.last_step}"
+            return f"{data.run[:8]} {data.rows} points of {len(data.names)} metrics, {steps}"
+        case "artifact.stored":
+            return f"{(data.run or data.experiment or '')[:8]} {data.name}, {data.bytes} bytes"
+        case "decision.made":
+            return str(data.why)
+        case "probe.measured":
+            return f"{data.probe}: {len(data.values)} values"
+        case "event.retracted":
+            return f"takes back {data.target[:13]}: {data.reason}"
+    return ""

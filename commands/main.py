@@ -1,0 +1,122 @@
+"""The `ledger` command: a lazy group, and the one place where an error becomes a line and a code.
+
+Printing help imports click and nothing heavier; a verb's module is imported when the verb is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from ledger.errors import LedgerError
+
+# verb: (module, one line for `ledger --help`), in the order in which people meet them
+VERBS: dict[str, str] = {
+    "init": "Make a folder a ledger.",
+    "run": "Register a plan, run what is missing, decide, print.",
+    "log": "List events, newest last.",
+    "show": "Show an event, a run or an experiment.",
+    "status": "What the ledger holds, and what is running.",
+    "sql": "Query the tables, read-only.",
+    "decide": "Decide an experiment on the runs that are there.",
+    "replay": "Decide again as of the head that a decision read, and compare.",
+    "report": "Write a Markdown page with plots on an experiment.",
+    "plot": "Plot loss curves of each arm against the control.",
+    "verify": "Prove that the log is what was written.",
+    "rebuild": "Rebuild the tables and print their digests.",
+    "retract": "Take an event back from here on.",
+    "doctor": "Check the machine, the folder and the ledger.",
+}
+
+
+class Lazy(click.Group):
+    """Imports a verb's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS:
+            close = difflib.get_close_matches(args[0], VERBS, 1)
+            hint = f"did you mean `ledger {close[0]}`?" if close else "`ledger --help` lists what there is."
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"ledger {version('experiment-ledger')}")
+        ctx.exit()
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--ledger", metavar="PATH", help="The ledger's folder (default: $LEDGER_HOME, else ./warehouse).")
+@click.option("--json", "as_json", is_flag=True, help="Print data as JSON: one object, or one line a row.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+@click.pass_context
+def cli(ctx: click.Context, ledger: str | None, as_json: bool, debug: bool) -> None:
+    """What may you claim from your training runs, and can you prove it?
+
+    Every run, result and decision is an immutable event; every table is rebuilt from the events.
+    """
+    ctx.obj = {"ledger": ledger, "json": as_json, "debug": debug}
+
+
+def main() -> NoReturn:
+    """Entry point of `ledger`. Exit codes: 0 done, 1 a check did not hold, 2 usage, 3 integrity, 4 conflict."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; its exit code. No traceback leaves it unless --debug asks for one."""
+    debug = "--debug" in arguments[: arguments.index("--")] if "--" in arguments else "--debug" in arguments
+    try:
+        result: Any = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except LedgerError as error:
+        return _say(str(error), error.exit_code, debug)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ledger"
+        return _say(error.format_message(), 2, debug, path)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("interrupted", 130, debug=False)
+    except BrokenPipeError:
+        # The reader of our pipe has gone (`ledger log | head`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".strip()
+        return _say(f"unexpected error: {text} (run again with --debug for the traceback)", 1, debug)
+
+
+def _say(message: str, code: int, debug: bool, prefix: str = "ledger") -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"{prefix}: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,149 @@
+"""`ledger report`: a Markdown page on an experiment, from the tables alone."""
+
+from __future__ import annotations
+
+import html
+import os
+from typing import Any
+
+import click
+
+from commands.common import Asked, find_experiment, print_json, say, shared
+from commands.plot import default_folder, plot
+from ledger.chain import Log
+from ledger.errors import UsageError
+
+
+@click.command("report")
+@click.argument("experiment", required=False)
+@click.option("-o", "--output", default=None, metavar="DIR", help="Where to (default: ./out/NAME).")
+@shared(as_of=True)
+def command(asked: Asked, experiment: str | None, output: str | None) -> None:
+    """Write report.md and the plots of EXPERIMENT (default: the newest), and say what it found."""
+    log = asked.open()
+    tables = asked.tables(log)
+    plan = find_experiment(tables, experiment)
+    folder = output or default_folder(plan["name"])
+    try:
+        plots = plot(tables, plan, folder)
+    except UsageError as error:
+        say(str(error))
+        plots = []
+    path = os.path.join(folder, "report.md")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(page(log, tables, plan, [os.path.basename(p) for p in plots]))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    decisions = _decisions(tables, plan)
+    if asked.json:
+        print_json({"report": path, "plots": plots, "found": [row["why"] for row in decisions]})
+        return
+    for row in decisions:
+        print(row["why"])
+    print(f"report: {path}" + (f" (with {len(plots)} plots beside it)" if plots else ""))
+
+
+def _decisions(tables: Any, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = tables.rows(
+        "SELECT * FROM decisions WHERE experiment = $1 AND latest ORDER BY effect NULLS LAST, intervention",
+        (plan["experiment"],),
+    )
+    return list(rows)
+
+
+def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
+    """The report's text. Everything that a person typed is escaped."""
+    decisions = _decisions(tables, plan)
+    better = "lower is better" if plan["direction"] == "lower" else "higher is better"
+    parts = [f"# {text(plan['name'])}", ""]
+    if plan["question"]:
+        parts += [text(plan["question"]), ""]
+    parts += ["## What may be claimed", ""]
+    parts += [f"- {text(row['why'])}" for row in decisions] or [
+        "Nothing yet: no decision was made (`ledger decide`)."
+    ]
+    if decisions:
+        parts += ["", *_verdicts(decisions)]
+    parts += ["", "## The plan", ""]
+    parts += [
+        f"- metric **{text(plan['metric'])}** ({better}); an effect matters from {plan['delta']:g}",
+        f"- {plan['arm_count']} arms, {plan['seed_count']} seeds each; control **{text(plan['control'])}**",
+        f"- family-wise error {plan['alpha']:g} over {plan['hypothesis_count']} hypotheses (Holm)",
+        f"- registered at position {plan['first_position']} on {plan['registered_at']:%Y-%m-%d %H:%M} UTC"
+        + (f", amended {plan['amendments']} times since" if plan["amendments"] else ", not amended since"),
+        f"- runner {text(plan['runner'])} on {text(plan['platform'])}; base `{plan['base']}`",
+    ]
+    parts += ["", "## Every run", "", *_runs(tables, plan)]
+    parts += ["", "## Every pair", "", *_pairs(tables, plan)]
+    if plots:
+        parts += ["", "## Loss curves", ""]
+        against = text(plan["control"])
+        parts += [f"![{text(os.path.splitext(name)[0])} against {against}]({name})\n" for name in plots]
+    head = tables.head
+    parts += [
+        "",
+        "## How to check this",
+        "",
+        f"Made from the first {head.position} events of ledger `{log.identity.id}`, Merkle root",
+        f"`{head.root}`.",
+        "",
+        "```",
+        f"ledger verify --expect-head {head.position}:{head.root[:16]}",
+        *[f"ledger replay {row['position']}    # {text(row['intervention'])}" for row in decisions],
+        "```",
+        "",
+        "A decision is by paired differences with the variance pooled over the plan's arms; `undecided` is not",
+        "`no effect`: the latter is claimed only where the 90 % interval lies within the smallest effect that matters.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _verdicts(decisions: list[dict[str, Any]]) -> list[str]:
+    rows = ["| arm | effect | 95 % interval | Holm p | pairs | verdict |", "|---|--:|--:|--:|--:|---|"]
+    for row in decisions:
+        known = row["effect"] is not None and row["ci95_lo"] is not None
+        interval = f"{row['ci95_lo']:+.4f} to {row['ci95_hi']:+.4f}" if known else ""
+        effect = f"{row['effect']:+.4f}" if row["effect"] is not None else ""
+        p = f"{row['p_adj']:.2g}" if row["p_adj"] is not None else ""
+        verdict = row["verdict"].replace("_", " ")
+        if row["verdict"] == "undecided" and row["k_more_seeds"]:
+            verdict += f", {row['k_more_seeds']} more seeds"
+        rows.append(f"| {text(row['intervention'])} | {effect} | {interval} | {p} | {row['n_pairs']} | {verdict} |")
+    return rows
+
+
+def _runs(tables: Any, plan: dict[str, Any]) -> list[str]:
+    rows = ["| arm | seed | status | value | steps | seconds | run |", "|---|--:|---|--:|--:|--:|---|"]
+    for row in tables.rows(
+        "SELECT * FROM runs WHERE experiment = $1 ORDER BY arm, seed, started_position", (plan["experiment"],)
+    ):
+        value = "" if row["value"] is None else f"{row['value']:.6g}"
+        seconds = "" if row["wall_s"] is None else f"{row['wall_s']:.1f}"
+        status = row["status"] if not row["reason"] else f"{row['status']}: {row['reason'][:80]}"
+        steps = "" if row["steps"] is None else str(row["steps"])
+        cells = [text(row["arm"]), str(row["seed"]), text(status), value, steps, seconds, f"`{row['run'][:8]}`"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _pairs(tables: Any, plan: dict[str, Any]) -> list[str]:
+    rows = ["| arm | seed | arm's value | control's | difference |", "|---|--:|--:|--:|--:|"]
+    for row in tables.rows(
+        "SELECT * FROM paired_differences WHERE experiment = $1 ORDER BY intervention, seed",
+        (plan["experiment"],),
+    ):
+        cells = ["" if row[name] is None else f"{row[name]:.6g}" for name in ("y_t", "y_c")]
+        last = f"{row['d']:+.6f}" if row["both_ok"] else text(row["reason_dropped"])
+        rows.append(f"| {text(row['intervention'])} | {row['seed']} | {cells[0]} | {cells[1]} | {last} |")
+    return rows
+
+
+def text(value: Any) -> str:
+    """Text that a person or a program gave, harmless in Markdown and in the HTML made from it."""
+    safe = html.escape(" ".join(str(value).split()), quote=False)
+    for mark in "\\`*_[]|!#":
+        safe = safe.replace(mark, f"\\{mark}" if mark not in "_#!" else mark)
+    return safe.replace("|", "&#124;").replace("\\&#124;", "&#124;")

@@ -1,0 +1,231 @@
+"""`ledger run`: register a plan, run the cells that are missing, decide, print."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from commands.common import Asked, print_json, say, shared
+from ledger.chain import Log
+from ledger.errors import UsageError
+
+if TYPE_CHECKING:
+    from runners.cells import Runner
+    from runners.conduct import Conducted, Update
+    from runners.plan import Plan
+
+
+@click.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True})
+@click.argument("what", nargs=-1, type=click.UNPROCESSED, metavar="PLAN.toml | -- COMMAND …")
+@click.option(
+    "--arm", "arms", multiple=True, metavar="NAME=VALUE", help="A treatment: variables that it sets (A=1,B=2)."
+)
+@click.option("--baseline", metavar="NAME=VALUE", help="Variables that the control sets (default: none).")
+@click.option("--seeds", metavar="0-2", help="Seeds of every arm; over a plan's own.")
+@click.option("--metric", default=None, help="The metric that decides (default: val_bpb).")
+@click.option("--direction", type=click.Choice(["lower", "higher"]), default=None, help="Which is better.")
+@click.option("--delta", type=float, default=None, help="Smallest effect that matters (default: 0.002).")
+@click.option("--timeout", type=float, default=None, metavar="SECONDS", help="For one run.")
+@click.option("--name", default=None, help="The experiment's name.")
+@click.option("--pattern", "patterns", multiple=True, metavar="REGEX", help="Reads more metrics from the output.")
+@click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
+@shared()
+def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: Any) -> int:
+    """Run PLAN.toml, or COMMAND once for each arm and seed, and decide.
+
+    SEED and the arm's variables are set in the command's environment; its last val_bpb (or --metric)
+    counts. Started again, it runs only what is missing.
+    """
+    plan = read_plan(what, options)
+    log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
+    runner = runner_for(plan, log)
+    with Progress(plan) as progress:
+        done = _conduct(log, plan, runner, progress.update, retry_failed)
+    failed = sum(count for status, count in done.statuses.items() if status != "ok")
+    if done.interrupted:
+        say(f"interrupted after {done.ran} runs, all on record; the same command goes on from here")
+        return 130
+    decisions: list[Any] = []
+    position: int | None = None
+    if len(plan.arm) > 1:
+        from commands.decide import decide
+
+        decisions, position = decide(log, done.experiment)
+    _tell(asked, log, plan, done, decisions, position)
+    if len(plan.cells()) == 1 and done.ran and done.exit_code:
+        return done.exit_code  # one wrapped command: its own code passes through
+    return 1 if failed else 0
+
+
+def _named_home() -> bool:
+    import os
+
+    return bool(os.environ.get("LEDGER_HOME"))
+
+
+def _conduct(log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool) -> Conducted:
+    from runners.conduct import conduct
+
+    return conduct(log, plan, runner, update, retry_failed=retry_failed)
+
+
+def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
+    """The plan that the command line means. Raises UsageError."""
+    from runners.plan import from_options, parse
+
+    if not what:
+        raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
+    if len(what) == 1 and what[0].endswith(".toml"):
+        given = [name for name, value in options.items() if value and name not in ("seeds",)]
+        if given:
+            raise click.UsageError(f"--{given[0].rstrip('s')} goes with a command; a plan says it in its file")
+        try:
+            with open(what[0], encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+            raise UsageError(f"cannot read the plan {what[0]}: {why}") from None
+        return parse(text, what[0], options["seeds"])
+    direction: Literal["lower", "higher"] = options["direction"] or "lower"
+    seeds = options["seeds"]
+    if seeds is None:
+        if options["arms"]:
+            raise click.UsageError("arms need seeds: add --seeds 0-2 (three runs of every arm)")
+        seeds = "0"
+    return from_options(
+        what,
+        options["arms"],
+        options["baseline"],
+        seeds=seeds,
+        metric=options["metric"] or "val_bpb",
+        direction=direction,
+        delta=0.002 if options["delta"] is None else options["delta"],
+        timeout=options["timeout"],
+        name=options["name"],
+        patterns=options["patterns"],
+    )
+
+
+def runner_for(plan: Plan, log: Log) -> Runner:
+    """The runner that the plan asks for. Raises UsageError when it cannot run here."""
+    if plan.trainer is not None:
+        from runners.trainer import GptRunner
+
+        return GptRunner(plan)
+    from runners.script import ScriptRunner
+
+    return ScriptRunner(plan, log.root)
+
+
+class Progress:
+    """Cells done, the loss now, the time left: a bar on a terminal, a line a cell into a file."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.metric = plan.metric
+        self.live: Any = None
+        self.task: Any = None
+        self.took: list[float] = []
+        self.began = 0.0
+        self.now = ""
+        self.value = ""
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self.live = Bar(
+                TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[now]}", markup=False),
+                TextColumn("{task.fields[left]}"),
+                console=Console(stderr=True, highlight=False),
+                transient=True,
+                expand=True,
+            )
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def update(self, update: Update) -> None:
+        if update.kind == "plan":
+            if self.live is not None:
+                self.task = self.live.add_task("", total=update.total, completed=update.done, now="", left="")
+            if update.done:
+                say(f"{update.done} of {update.total} runs are on record already")
+            return
+        if update.kind == "start":
+            self.began, self.now, self.value = time.monotonic(), f"{update.arm} seed {update.seed}", ""
+        elif update.kind == "point":
+            if update.name == self.metric or "loss" in update.name:
+                self.value = f"{update.name} {update.value:.4g}"
+        else:
+            self._ended(update)
+        if self.live is not None and self.task is not None:
+            left = ""
+            if self.took:
+                mean = sum(self.took) / len(self.took)
+                rest = max(0.0, mean * (update.total - update.done) - (time.monotonic() - self.began))
+                left = f"{int(rest) // 60}:{int(rest) % 60:02d} left"
+            self.live.update(self.task, completed=update.done, now=f"{self.now} {self.value}".strip(), left=left)
+
+    def _ended(self, update: Update) -> None:
+        seconds = time.monotonic() - self.began
+        self.took.append(seconds)
+        self.began = time.monotonic()
+        told = self.value if update.status == "ok" else f"{update.status}: {update.reason}"
+        line = f"[{update.done}/{update.total}] {update.arm} seed {update.seed}: {told} ({seconds:.1f} s)"
+        if self.live is None:
+            say(line)
+        elif update.status != "ok":
+            self.live.console.print(line, markup=False)
+
+
+def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[Any], position: int | None) -> None:
+    """The result, and the next three commands."""
+    if asked.json:
+        import msgspec
+
+        print_json(
+            {
+                "experiment": done.experiment,
+                "name": plan.name,
+                "ran": done.ran,
+                "before": done.before,
+                "statuses": done.statuses,
+                "decision_position": position,
+                "decisions": [msgspec.to_builtins(made) for made in decisions],
+            }
+        )
+        return
+    told = ", ".join(f"{count} {status}" for status, count in sorted(done.statuses.items()))
+    better = "lower is better" if plan.direction == "lower" else "higher is better"
+    print(f"\n{plan.name}: {plan.metric} ({better}), {len(plan.seeds)} seeds, runs: {told}")
+    if decisions:
+        from commands.decide import print_verdicts
+
+        print(f"against {plan.control.name}; an effect matters from {plan.delta:g}\n")
+        print_verdicts(decisions)
+    where = f" --ledger {asked.ledger}" if asked.ledger else ""
+    say("\nnext:")
+    say(f"  ledger report{where} {_quoted(plan.name)}")
+    if position is not None:
+        say(f"  ledger replay{where} {position}")
+        say(f'  ledger sql{where} "SELECT intervention, seed, y_t, y_c, d FROM paired_differences"')
+    else:
+        say(f'  ledger sql{where} "SELECT * FROM runs"')
+        say(f"  ledger verify{where}")
+
+
+def _quoted(name: str) -> str:
+    import shlex
+
+    return shlex.quote(name)

@@ -1,0 +1,112 @@
+"""`ledger show`: one event, run or experiment, whole."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from commands.common import Asked, cell, find_event, find_experiment, print_json, shared, table
+from commands.log import as_json, summary
+from ledger.chain import Log
+from ledger.errors import UsageError
+
+
+@click.command("show")
+@click.argument("what")
+@click.option("--text", metavar="KIND", help="Print an artifact of a run: stdout, stderr, diff or environment.")
+@shared(as_of=True)
+def command(asked: Asked, what: str, text: str | None) -> None:
+    """Show WHAT: a position, an event id, a run's id, or an experiment's name or id (beginnings will do)."""
+    log = asked.open()
+    log.head()
+    if text is not None:
+        show_text(log, asked, what, text)
+        return
+    if what.isdecimal() and int(what) < log.size:
+        show_event(log, asked, what)
+        return
+    tables = asked.tables(log)
+    runs = tables.rows("SELECT * FROM runs WHERE starts_with(run, $1) ORDER BY started_position", (what,))
+    if len(runs) == 1:
+        show_row(runs[0], asked)
+        if not asked.json:
+            print()
+            show_stream(log, f"run/{runs[0]['run']}")
+        return
+    if len(runs) > 1:
+        raise UsageError(f"{len(runs)} runs' ids begin with {what}; give more of it")
+    try:
+        experiment = find_experiment(tables, what)
+    except UsageError:
+        try:
+            show_event(log, asked, what)
+        except UsageError:
+            raise UsageError(
+                f"{what!r} is no position, event, run or experiment here; `ledger log` lists them"
+            ) from None
+        return
+    show_row(experiment, asked)
+    if not asked.json:
+        print()
+        show_stream(log, f"experiment/{experiment['experiment']}")
+
+
+def show_event(log: Log, asked: Asked, what: str) -> None:
+    """The envelope and the data of one event."""
+    event = find_event(log, what)
+    if asked.json:
+        print_json(as_json(event))
+        return
+    rows: list[tuple[str, str]] = [("position", str(event.position))]
+    body = msgspec.json.decode(event.body)
+    rows += [(name, cell(body[name])) for name in ("type", "event_id", "recorded_at", "actor", "stream")]
+    rows += [(name, _readable(value)) for name, value in body["data"].items()]
+    print_pairs(rows)
+
+
+def show_row(row: dict[str, Any], asked: Asked) -> None:
+    if asked.json:
+        print_json(row)
+    else:
+        print_pairs([(name, cell(value)) for name, value in row.items() if value not in (None, "")])
+
+
+def show_stream(log: Log, stream: str) -> None:
+    lines = [["#", "type", "what"]]
+    lines += [[str(e.position), e.type, cell(summary(e))] for e in log.events(stream=stream)]
+    table(lines, numeric={0})
+
+
+def show_text(log: Log, asked: Asked, what: str, kind: str) -> None:
+    """The stored text of a run, as bytes on stdout."""
+    tables = asked.tables(log)
+    rows = tables.rows(
+        """SELECT run, kind, sha256 FROM artifacts WHERE starts_with(run, $1)
+        UNION ALL SELECT run, 'environment', environment FROM runs
+        WHERE starts_with(run, $1) AND environment IS NOT NULL""",
+        (what,),
+    )
+    if not rows:
+        raise UsageError(f"no run's id begins with {what}, or it left nothing")
+    if len({row["run"] for row in rows}) > 1:
+        raise UsageError(f"several runs' ids begin with {what}; give more of it")
+    found = {row["kind"]: row["sha256"] for row in rows}
+    if kind not in found:
+        raise UsageError(f"run {rows[0]['run'][:8]} left no {kind}; it left {', '.join(sorted(found))}")
+    sys.stdout.buffer.write(log.blobs.get(found[kind]))
+    sys.stdout.buffer.flush()
+
+
+def print_pairs(pairs: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        print(f"{name.ljust(width)}  {value}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return msgspec.json.encode(value).decode()
+    return cell(value)

@@ -1,0 +1,35 @@
+"""`ledger sql`: a query over the tables, read-only, with file and network access off."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from commands.common import Asked, print_rows, say, shared
+
+
+@click.command("sql")
+@click.argument("query", required=False)
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@shared(as_of=True)
+def command(asked: Asked, query: str | None, as_csv: bool) -> None:
+    """Run QUERY (or standard input) over the tables; without one, list the tables. See docs/tables.md."""
+    log = asked.open()
+    tables = asked.tables(log)
+    if query is None and not sys.stdin.isatty():
+        query = sys.stdin.read()
+    if not (query or "").strip():
+        from projections.catalog import tables as known
+
+        print_rows([{"table": t.name, "about": t.about.splitlines()[0]} for t in known()], asked)
+        return
+    found = tables.query(query)
+    if as_csv:
+        import pyarrow.csv as csv
+
+        csv.write_csv(found, sys.stdout.buffer)
+        return
+    print_rows(found.to_pylist(), asked, found.column_names)
+    if not asked.json and found.num_rows == 0:
+        say("no rows")

@@ -1,0 +1,58 @@
+"""`ledger status`: what the ledger holds, and what is running."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from commands.common import Asked, print_json, print_rows, shared
+
+
+@click.command("status")
+@shared(as_of=True)
+def command(asked: Asked) -> None:
+    """Size and head of the log, and one line an experiment."""
+    log = asked.open()
+    tables = asked.tables(log)
+    rows = tables.rows(
+        """WITH counted AS (
+            SELECT experiment, count(*) AS runs, count(*) FILTER (status = 'ok') AS ok,
+                count(*) FILTER (status = 'running') AS running,
+                count(*) FILTER (status NOT IN ('ok', 'running')) AS failed
+            FROM runs GROUP BY experiment
+        ), decided AS (
+            SELECT
+                experiment,
+                string_agg(intervention || ' ' || replace(verdict, '_', ' '), ', ' ORDER BY intervention) AS verdicts
+            FROM decisions WHERE latest GROUP BY experiment
+        )
+        SELECT name, left(experiments.experiment, 8) AS id, coalesce(ok, 0) AS ok, coalesce(failed, 0) AS failed,
+            coalesce(running, 0) AS running, arm_count * seed_count AS planned,
+            coalesce(verdicts, 'not decided') AS decided
+        FROM experiments
+        LEFT JOIN counted ON counted.experiment = experiments.experiment
+        LEFT JOIN decided ON decided.experiment = experiments.experiment
+        ORDER BY registered_position"""
+    )
+    alone = tables.rows("SELECT count(*) AS n FROM runs WHERE experiment IS NULL")[0]["n"]
+    head = tables.head
+    held = sum(os.path.getsize(path) for _, path in log.listed_in(log.root))
+    if asked.json:
+        print_json(
+            {
+                "path": log.root,
+                "id": log.identity.id,
+                "events": head.position,
+                "root": head.root,
+                "log_bytes": held,
+                "experiments": rows,
+                "runs_alone": alone,
+            }
+        )
+        return
+    print(f"{log.root}  {head.position} events, {held:,} bytes of log, head {head.root[:16]}")
+    if rows:
+        print_rows(rows, asked)
+    if alone:
+        print(f"{alone} runs outside of experiments")

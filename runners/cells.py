@@ -1,0 +1,92 @@
+"""What a runner is: something that carries out one cell (one seed of one arm) and tells how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from ledger import events
+from runners.plan import PlanArm
+
+OnPoint = Callable[[int, str, float], None]  # step, name, value
+ShouldStop = Callable[[], str | None]  # a reason to stop, or None
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is the same for every cell of a session, captured once before the first."""
+
+    code: str | None  # digest of the code that runs
+    python: str
+    platform: str
+    hardware_class: str
+    host: str
+    boot: str
+    environment: bytes  # JSON: packages, hardware, drivers, allowed variables
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    git_diff: bytes | None = None
+    data: tuple[events.Digest, ...] = ()
+
+
+class Kept(NamedTuple):
+    """Bytes that a run leaves behind. `left_out` counts what a bounded copy had to drop."""
+
+    name: str
+    kind: str
+    data: bytes
+    left_out: int
+    media_type: str
+
+
+class Cell(NamedTuple):
+    """One seed of one arm, about to run."""
+
+    run: str
+    arm: PlanArm
+    seed: int
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a cell ended. `finals` are the last values by name, as (value, step)."""
+
+    status: events.Status
+    reason: str = ""
+    exit_code: int | None = None
+    signal: str | None = None
+    finals: dict[str, tuple[float, int | None]] = {}
+    steps: int | None = None
+    tokens: int | None = None
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    extractor: str | None = None
+    kept: tuple[Kept, ...] = ()
+
+
+class Runner(Protocol):
+    """Carries out cells. Two implementations: any program (script.py), the built-in GPT (trainer.py)."""
+
+    name: str  # name and version, recorded with every run
+    source: str  # of the points: "stdout" or "trainer"
+
+    def surroundings(self) -> Surroundings:
+        """Capture what surrounds the runs. Raises UsageError for a command that cannot run."""
+        ...
+
+    def command(self, arm: PlanArm) -> tuple[str, ...]:
+        """What is executed, for the record."""
+        ...
+
+    def environment(self, arm: PlanArm, seed: int) -> dict[str, str]:
+        """The variables that are set for a cell, for the record."""
+        ...
+
+    def config(self, arm: PlanArm) -> dict[str, object]:
+        """The settings in force, for the record."""
+        ...
+
+    def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
+        """Carry out one cell. A failure is an outcome; KeyboardInterrupt becomes status interrupted."""
+        ...
