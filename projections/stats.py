@@ -61,26 +61,32 @@ def power(theta: float, n: int, sd: float, df: float, alpha: float) -> float:
     """
     if df <= 0 or n < 1:
         return 0.0
-    nodes, weights = _legendre()
-    s = np.sqrt(2.0 * special.gammaincinv(df / 2.0, nodes) / df)
-    t = t_quantile(1 - alpha / 2, df)
+    bound = t_quantile(1 - alpha / 2, df) * _chi_scale(df)
     shift = theta * math.sqrt(n) / sd
-    values = special.ndtr(shift - t * s) + special.ndtr(-shift - t * s)
-    return math.fsum((weights * values).tolist())
+    values = special.ndtr(shift - bound) + special.ndtr(-shift - bound)
+    return math.fsum((_legendre()[1] * values).tolist())
+
+
+@functools.lru_cache(maxsize=1024)
+def _chi_scale(df: float) -> np.ndarray:
+    """sqrt(chi2_df / df) at the quadrature's quantiles."""
+    return np.sqrt(2.0 * special.gammaincinv(df / 2.0, _legendre()[0]) / df)
 
 
 def smallest_effect(n: int, sd: float, df: float, alpha: float, wanted: float = 0.8) -> float | None:
-    """The effect that `n` values show with the wanted power, by bisection; None when df is 0."""
-    if df <= 0:
-        return None
-    low, high = 0.0, sd
-    while power(high, n, sd, df, alpha) < wanted:
+    """The effect that `n` values show with the wanted power; None when df is 0."""
+    return None if df <= 0 else sd * _unit_effect(n, df, alpha, wanted)
+
+
+@functools.lru_cache(maxsize=1024)
+def _unit_effect(n: int, df: float, alpha: float, wanted: float) -> float:
+    """The smallest effect in units of the standard deviation, by bisection to the last bit."""
+    low, high = 0.0, 1.0
+    while power(high, n, 1.0, df, alpha) < wanted:
         low, high = high, 2 * high
-        if high > 1e12 * sd:
-            return None
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, n, sd, df, alpha) < wanted else (low, middle)
+        low, high = (middle, high) if power(middle, n, 1.0, df, alpha) < wanted else (low, middle)
     return high
 
 

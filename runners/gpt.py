@@ -20,7 +20,6 @@ Importing this file imports torch; import it where a run starts, not before.
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import math
 import statistics
@@ -59,7 +58,7 @@ def _must(holds: bool, rule: str, found: object) -> None:
 
 
 class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One arm. The defaults are the control; a run of them takes about four seconds on two quiet cores.
+    """One arm. The defaults are the control; a run of them takes about five seconds of one core.
 
     Raises ValueError, in one line, for values that make no model.
     """
@@ -86,7 +85,9 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     val_tokens: int = 32_768  # scored, from the start of the held-out split; whole windows only
     val_every: int = 0  # steps between validations; 0: only after the last step
     device: str = "auto"  # auto, cpu, cuda, mps
-    threads: int = 2  # fixed and not the machine's count: the count is part of what makes bits equal
+    # One, whatever the machine has: the count is part of what makes bits equal; at this size a second thread saves a
+    # third at best; and two that wait for each other beside another busy process made a run take a hundred seconds.
+    threads: int = 1
 
     def __post_init__(self) -> None:
         sizes = "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens val_tokens threads"
@@ -246,7 +247,8 @@ def loss_and_grads(
 
 
 def _slices(x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens in slices whose logits stay in a CPU's cache, or are few launches on an accelerator."""
+    """Tokens in slices whose logits a CPU's cache and allocator keep (whole, they were handed back to the system and
+    faulted in again at every step, a fifth of the time), and that are few launches on an accelerator."""
     rows = 512 if x.device.type == "cpu" else 16_384
     return zip(x.split(rows), targets.flatten().split(rows), strict=True)
 
@@ -304,7 +306,6 @@ class Trainer:
 
     def __init__(self, corpus: Corpus, device: str = "auto", threads: int | None = None) -> None:
         self.corpus, self.device, self.threads = corpus, device, threads
-        _keep_memory()
         self._on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def _data(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -437,15 +438,6 @@ def _device(name: str) -> torch.device:
     usable = [kind for kind in there if there[kind]]
     _must(name in ("auto", *usable), f"device must be auto or one that is here ({', '.join(usable)})", name)
     return torch.device(usable[0] if name == "auto" else name)
-
-
-def _keep_memory() -> None:
-    """Tells glibc to keep what is freed. By default it hands large blocks back to the system and faults them
-    in again at every step, which takes a quarter of the time; other allocators are left as they are."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def _peak_memory(device: torch.device) -> int:

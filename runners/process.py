@@ -319,7 +319,9 @@ class _Run:
         self._signal(number)
 
     def _pause(self, now: float, drain_until: float | None) -> float:
-        moments = [now + _TICK, self._look_at]
+        moments = [now + _TICK]
+        if not self._exited:
+            moments.append(self._look_at)
         if drain_until is not None:
             moments.append(drain_until)
         if self._deadline is not None and self._stopping is None:

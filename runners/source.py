@@ -36,6 +36,9 @@ SUFFIXES = _words(
     ".py .pyx .pxd .pyi .c .cc .cpp .cxx .cu .cuh .h .hpp .hxx .metal .mm .m .rs .go .zig .jl .lua .js .ts "
     ".java .scala .r .sh .bash .zsh .toml .yaml .yml .json .cfg .ini .conf .ipynb .jinja .j2 .sql .cmake .mk"
 )
+# What a program may well write beside itself: it counts as code when git tracks it, or when the command names it.
+DATA_SUFFIXES = _words(".toml .yaml .yml .json .cfg .ini .conf .ipynb .sql")
+DATA_SUFFIXES_END = tuple(sorted(DATA_SUFFIXES))
 NAMES = _words("Makefile CMakeLists.txt Dockerfile requirements.txt Pipfile.lock poetry.lock uv.lock")
 _WRITTEN = frozenset((".log", ".out", ".err", ".pid", ".tmp"))  # named in a command to be written, not read
 _SKIPPED = frozenset(("site-packages", "node_modules", "__pycache__", "venv", "env", "build", "dist"))
@@ -99,7 +102,8 @@ def code_digest(argv: Sequence[str], cwd: Path | None) -> str:
 def code_files(argv: Sequence[str], cwd: Path | None) -> tuple[tuple[str, str], ...]:
     """(relative posix path, content hash) of each file in the fingerprint, sorted; to say which one changed.
 
-    In a git work tree: every tracked, and every untracked and not ignored file of a source-like suffix. Outside:
+    In a git work tree: every tracked file of a source-like suffix, and every untracked and not ignored one that is
+    no data (a JSON file that a run wrote would make the next run's code another one). Outside:
     every *.py below the folder of the first file that the command names. In both, the regular files that the
     command names, whatever their suffix, and the text behind ``-c``. A program found through PATH (``python``)
     is not in it: its version belongs to the environment.
@@ -277,7 +281,12 @@ def _tree(top: Path) -> dict[str, str] | None:
     names = sorted({os.fsdecode(raw) for raw in changed.split(b"\0") if raw})
     ours = _ledgers((*names, *found))
     found = {name: content for name, content in found.items() if not name.startswith(ours)}
-    names = [name for name in names if _is_source(name) and not name.startswith(ours)]
+    # A result that a run left untracked (results.json) must not make the next run's code another one.
+    names = [
+        name
+        for name in names
+        if _is_source(name) and not name.startswith(ours) and (name in found or not name.endswith(DATA_SUFFIXES_END))
+    ]
     if len(found) + len(names) > MAX_TREE:
         return None
     for name in names:
@@ -310,7 +319,18 @@ def _through_filters(top: Path, names: Iterable[str], found: dict[str, str]) -> 
 
 def _diff(top: Path) -> tuple[bytes, bool]:
     """(the diff against HEAD up to MAX_DIFF, whether there was more)."""
-    arguments = ["diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"]
+    # Without autoRefreshIndex=false it would rewrite the index, whatever GIT_OPTIONAL_LOCKS says.
+    arguments = [
+        "-c",
+        "diff.autoRefreshIndex=false",
+        "diff",
+        "HEAD",
+        "--binary",
+        "--no-color",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--no-renames",
+    ]
     try:
         git = subprocess.Popen(
             _command(top, arguments),
@@ -326,9 +346,11 @@ def _diff(top: Path) -> tuple[bytes, bool]:
         if len(data) > MAX_DIFF:
             git.kill()
     timer.cancel()
+    left_out = len(data) > MAX_DIFF or git.returncode != 0
     if len(data) > MAX_DIFF:
-        return data[: data.rfind(b"\n", 0, MAX_DIFF) + 1 or MAX_DIFF], True  # between lines: no half of a token
-    return data, git.returncode != 0
+        data = data[: data.rfind(b"\n", 0, MAX_DIFF) + 1 or MAX_DIFF]  # between lines: no half of a token
+    # A file that was only touched has a head and no change.
+    return re.sub(rb"^diff --git .*\n(?=diff --git |\Z)", b"", data, flags=re.M), left_out
 
 
 def _plain_remote(url: str) -> str:

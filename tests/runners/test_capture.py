@@ -106,7 +106,9 @@ def test_a_graphics_tool_that_hangs_or_fails_costs_nothing_but_its_answer(tmp_pa
 
 def test_the_packages_of_another_python_are_asked_of_it():
     found = packages_of(sys.executable)
-    assert found == capture_environment().packages
+    assert found is not None
+    assert capture.Package("msgspec", msgspec.__version__) in found
+    assert set(found) <= set(capture_environment().packages)  # ours may see more: the folder that it runs in
 
 
 def test_a_python_that_does_not_answer_gives_nothing(tmp_path):

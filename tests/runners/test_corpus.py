@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_the_default_corpus_counts_every_byte_of_its_validation_split(default, d
 
     for tokens, texts in ((default.val, held_out), (default.train, train)):
         starts = [*np.flatnonzero(tokens == default.bos), len(tokens)]
-        pieces = [tokens[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+        pieces = [tokens[a:b].tolist() for a, b in pairwise(starts)]
         assert sorted(tokenizer_of(default).decode(pieces)) == texts
         assert default.token_bytes[tokens].sum() == sum(len(text.encode()) for text in texts)
     assert sum(map(len, train)) > 1_500_000

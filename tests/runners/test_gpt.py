@@ -1,6 +1,7 @@
 """The built-in trainer: the same bits again, pairs that are pairs, bits per byte that are exact."""
 
 import math
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ sentencepiece = pytest.importorskip("sentencepiece", reason="the trainer needs t
 from runners import corpus, gpt  # noqa: E402
 from runners.gpt import GptConfig, Trainer  # noqa: E402
 
-SMALL = GptConfig(width=32, seq_len=32, batch_tokens=256, steps=8, val_tokens=1000, device="cpu")
+SMALL = GptConfig(width=32, seq_len=32, batch_tokens=256, steps=8, val_tokens=1000, device="cpu", threads=1)
 
 
 def but(**changes):
@@ -273,7 +274,7 @@ def test_an_empty_reason_does_not_stop_a_run(trainer):
     assert trainer.train(SMALL, 0, should_stop=lambda: "").status == "ok"
 
 
-@pytest.mark.parametrize("change", [{"matrix_lr": 1e30}, {"embed_lr": 1e38}], ids=str)
+@pytest.mark.parametrize("change", [{"matrix_lr": 1e18}, {"embed_lr": 1e30}, {"scalar_lr": 1e15}], ids=str)
 def test_an_absurd_learning_rate_is_a_divergence_and_not_a_figure(trainer, change):
     result = trainer.train(but(steps=50, **change), 0)
     assert result.status == "diverged"
@@ -308,9 +309,8 @@ def test_an_absurd_learning_rate_is_a_divergence_and_not_a_figure(trainer, chang
     ids=lambda v: str(v) if isinstance(v, dict) else "",
 )
 def test_a_config_that_makes_no_model_is_refused_in_one_line(values, message):
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         GptConfig.from_dict(values)
-    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -336,6 +336,6 @@ def test_torch_is_imported_by_the_trainer_and_by_nothing_beside_it():
 
 
 def test_one_default_run_on_the_default_corpus_learns(tmp_path):
-    result = Trainer(corpus.prepare(tmp_path)).train(GptConfig(steps=30, val_tokens=4096, device="cpu"), 0)
+    result = Trainer(corpus.prepare(tmp_path)).train(GptConfig(steps=20, val_tokens=4096, device="cpu", threads=1), 0)
     assert result.status == "ok"
-    assert 2.0 < result.val_bpb < 3.5
+    assert 2.0 < result.val_bpb < 3.7

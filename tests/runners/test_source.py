@@ -158,11 +158,20 @@ def test_git_that_hangs_is_given_up(repo, tmp_path, monkeypatch):
 
 @needs_git
 def test_capturing_changes_nothing_in_the_repository(repo):
-    write(repo, model_dot_py="size = 1\n")  # same content, new times: git would like to refresh its index
+    os.utime(repo / "model.py", (1e9, 1e9))  # same content, another time: git would like to refresh its index
     before = {p: p.stat().st_mtime_ns for p in (repo / ".git").rglob("*")}
     capture_git(repo)
     code_digest(RUN, repo)
     assert {p: p.stat().st_mtime_ns for p in (repo / ".git").rglob("*")} == before
+
+
+@needs_git
+def test_a_file_that_was_only_touched_is_no_change(repo):
+    before = code_digest(RUN, repo)
+    os.utime(repo / "model.py", (1e9, 1e9))
+    found = capture_git(repo)
+    assert found is not None
+    assert (found.dirty, found.diff, code_digest(RUN, repo)) == (False, b"", before)
 
 
 # -- fingerprint -----------------------------------------------------------------------------------------------
