@@ -81,10 +81,11 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """One line of JSON. NaN and infinities become the strings that the log uses for them."""
-    print(json.dumps(_plain(value), ensure_ascii=False, default=str))
+    print(json.dumps(as_plain(value), ensure_ascii=False, default=str))
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """A value of the tables as JSON can hold it."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, datetime):
@@ -92,9 +93,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: as_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [as_plain(item) for item in value]
     return value
 
 
@@ -135,20 +136,38 @@ def cell(value: Any) -> str:
 
 
 def table(lines: Sequence[Sequence[str]], numeric: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-    """Aligned columns, the first line being the head. On a terminal the last column wraps to its width."""
+    """Aligned columns, the first line being the head. On a terminal long cells wrap; what is far too wide for
+    it comes as one block a row."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    natural = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sys.stdout.isatty() and sum(min(n, _NARROW) + 3 for n in natural) > Console().width:
+        _blocks(lines)
+        return
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False, header_style="bold")
     for index, name in enumerate(lines[0]):
         shown.add_column(Text(name), justify="right" if index in numeric else "left", overflow="fold")
     for line in lines[1:]:
         shown.add_row(*map(Text, line))
     # Into a pipe a table is as wide as its content: nothing may be cut.
-    width = None if sys.stdout.isatty() else max(80, sum(max(map(len, c)) + 3 for c in zip(*lines, strict=True)))
+    width = None if sys.stdout.isatty() else max(80, sum(n + 3 for n in natural))
     Console(width=width, highlight=False, no_color=True if os.environ.get("NO_COLOR") else None).print(shown)
+
+
+_NARROW = 12  # characters in which a cell can still be read when it wraps
+
+
+def _blocks(lines: Sequence[Sequence[str]]) -> None:
+    """Each row as lines of name and value, an empty line between two rows."""
+    width = max(map(len, lines[0]))
+    for number, line in enumerate(lines[1:]):
+        if number:
+            print()
+        for name, value in zip(lines[0], line, strict=True):
+            print(f"{name.ljust(width)}  {value}".rstrip())
 
 
 def find_experiment(tables: Any, wanted: str | None) -> dict[str, Any]:
@@ -158,6 +177,8 @@ def find_experiment(tables: Any, wanted: str | None) -> dict[str, Any]:
         raise UsageError("this ledger has no experiment yet; `ledger run PLAN.toml` makes one")
     if wanted is None:
         return dict(rows[-1])
+    if not wanted:
+        raise UsageError("an empty name is no experiment; `ledger status` lists them")
     named = [row for row in rows if row["name"] == wanted]
     if named:
         return dict(named[-1])
@@ -165,7 +186,7 @@ def find_experiment(tables: Any, wanted: str | None) -> dict[str, Any]:
     if len(begun) == 1:
         return dict(begun[0])
     if len(begun) > 1:
-        raise UsageError(f"{len(begun)} experiments' ids begin with {wanted}; give more of it")
+        raise UsageError(f"{len(begun)} experiments' ids begin with {wanted!r}; give more of it")
     import difflib
 
     close = difflib.get_close_matches(wanted, [row["name"] for row in rows], 1)

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from commands.common import Asked, find_experiment, print_json, say, shared, table
+from ledger import canonical
 from ledger.chain import Log
 from ledger.events import DecisionMade
 from ledger.writer import Draft, Expect
@@ -29,7 +30,11 @@ def command(asked: Asked, experiment: str | None, dry_run: bool) -> None:
         return
     print_verdicts(decisions)
     if position is not None:
-        say(f"decided at head {decisions[0].head.position}; events {position} to {position + len(decisions) - 1}")
+        events = (
+            f"event {position}" if len(decisions) == 1 else f"events {position} to {position + len(decisions) - 1}"
+        )
+        head = decisions[0].head.position
+        say(f"decided at head {head}: {events}" if position == head else f"decided before on the same runs: {events}")
 
 
 def decide(log: Log, wanted: str | None, append: bool = True) -> tuple[list[DecisionMade], int | None]:
@@ -64,7 +69,7 @@ def _made_before(built: Any, made: list[DecisionMade]) -> int | None:
         (f"experiment/{made[0].experiment}", len(made)),
     )
     before = [msgspec.json.decode(row["body"])["data"] for row in reversed(rows)]
-    now = [msgspec.to_builtins(decision) for decision in made]
+    now = [msgspec.json.decode(canonical.encode(decision)) for decision in made]  # as it would lie in the log
     for data in (*before, *now):
         data.pop("head")  # other experiments may have gone on in between
     return rows[-1]["position"] if rows and before == now else None

@@ -76,7 +76,8 @@ def _ledger(root: str) -> list[Check]:
         found: list[Check] = [("ledger", True, f"{root}, {head.position} events, head {head.root[:16]}")]
     except LedgerError as error:
         return [("ledger", False, str(error))]
-    litter = [name for name in os.listdir(os.path.join(root, "tmp")) if not name.endswith(".lock")]
+    inside = os.path.join(root, "tmp")
+    litter = [name for name in os.listdir(inside) if not name.endswith(".lock")] if os.path.isdir(inside) else []
     if litter:
         found.append(
             ("leftovers", None, f"{len(litter)} files in tmp/ of writers that were killed; they may be deleted")

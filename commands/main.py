@@ -5,7 +5,10 @@ Printing help imports click and nothing heavier; a verb's module is imported whe
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -86,31 +89,64 @@ def cli(ctx: click.Context, ledger: str | None, as_json: bool, debug: bool) -> N
 
 def main() -> NoReturn:
     """Entry point of `ledger`. Exit codes: 0 done, 1 a check did not hold, 2 usage, 3 integrity, 4 conflict."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # About one process in a hundred was aborted by a C++ library's threads while the interpreter shut down
+    # ("terminate called without an active exception"), and its exit code lost: so end without that.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; its exit code. No traceback leaves it unless --debug asks for one."""
     debug = "--debug" in arguments[: arguments.index("--")] if "--" in arguments else "--debug" in arguments
     try:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by the caller (`ledger log >&-`)
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
         result: Any = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except LedgerError as error:
         return _say(str(error), error.exit_code, debug)
     except click.exceptions.Exit as ended:
         return ended.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.NoSuchOption as error:
+        path = error.ctx.command_path if error.ctx else "ledger"
+        hint = "; put -- before the program whose option it is" if path == "ledger run" else ""
+        return _say(error.format_message().rstrip(".") + hint, 2, debug, path)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ledger"
         return _say(error.format_message(), 2, debug, path)
     except (KeyboardInterrupt, click.Abort):
         return _say("interrupted", 130, debug=False)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click and rich exit by themselves on a broken pipe
         # The reader of our pipe has gone (`ledger log | head`): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and not error.filename:
+            _drop_output()
+            return _say(f"the output cannot be written: {os.strerror(error.errno)}", 1, debug)
+        return _unexpected(error, debug)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".strip()
-        return _say(f"unexpected error: {text} (run again with --debug for the traceback)", 1, debug)
+        return _unexpected(error, debug)
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    text = f"{type(error).__name__}: {error}".strip()
+    return _say(f"unexpected error: {text} (run again with --debug for the traceback)", 1, debug)
+
+
+def _drop_output() -> None:
+    """What is still buffered for stdout goes nowhere; Python would complain about it at the exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str, code: int, debug: bool, prefix: str = "ledger") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from hashlib import sha256
 from typing import Any
 
 import click
@@ -55,9 +56,11 @@ def plot(tables: Any, plan: dict[str, Any], folder: str, metric: str | None = No
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
     pairs = curves or {plan["control"]: {}}
-    paths = []
+    paths: list[str] = []
     for arm, seeds in sorted(pairs.items()):
         path = os.path.join(folder, f"{file_name(arm)}.png")
+        if path in paths:  # "a/b" and "a:b" are two arms, and one file name
+            path = os.path.join(folder, f"{file_name(arm)}-{sha256(arm.encode()).hexdigest()[:8]}.png")
         _draw(path, plan, metric, arm, seeds, control)
         paths.append(path)
     return paths

@@ -94,8 +94,8 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
         *[f"ledger replay {row['position']}    # {text(row['intervention'])}" for row in decisions],
         "```",
         "",
-        "A decision is by paired differences with the variance pooled over the plan's arms; `undecided` is not",
-        "`no effect`: the latter is claimed only where the 90 % interval lies within the smallest effect that matters.",
+        "A decision is by paired differences with the variance pooled over the plan's arms. `undecided` is not",
+        "`no effect`: that is claimed only where the 90 % interval lies within the smallest effect that matters.",
         "",
     ]
     return "\n".join(parts)

@@ -47,7 +47,9 @@ def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: 
         done = _conduct(log, plan, runner, progress.update, retry_failed)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
     if done.interrupted:
-        say(f"interrupted after {done.ran} runs, all on record; the same command goes on from here")
+        if asked.json:
+            _tell(asked, log, plan, done, [], None)
+        say(f"interrupted in run {done.before + done.ran} of {len(plan.cells())}; the same command goes on from here")
         return 130
     decisions: list[Any] = []
     position: int | None = None
@@ -75,17 +77,20 @@ def _conduct(log: Log, plan: Plan, runner: Runner, update: Callable[[Update], No
 
 def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     """The plan that the command line means. Raises UsageError."""
-    from runners.plan import from_options, parse
+    from runners.plan import MAX_PLAN_BYTES, from_options, parse
 
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
     if len(what) == 1 and what[0].endswith(".toml"):
-        given = [name for name, value in options.items() if value and name not in ("seeds",)]
+        given = [name for name, value in options.items() if value not in (None, ()) and name != "seeds"]
         if given:
             raise click.UsageError(f"--{given[0].rstrip('s')} goes with a command; a plan says it in its file")
         try:
-            with open(what[0], encoding="utf-8") as file:
-                text = file.read()
+            with open(what[0], "rb") as file:
+                data = file.read(MAX_PLAN_BYTES + 1)
+            if len(data) > MAX_PLAN_BYTES:
+                raise UsageError(f"{what[0]} has more than {MAX_PLAN_BYTES} bytes: too many for a plan")
+            text = data.decode()
         except (OSError, UnicodeDecodeError) as error:
             why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
             raise UsageError(f"cannot read the plan {what[0]}: {why}") from None
@@ -101,7 +106,7 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         options["arms"],
         options["baseline"],
         seeds=seeds,
-        metric=options["metric"] or "val_bpb",
+        metric="val_bpb" if options["metric"] is None else options["metric"],
         direction=direction,
         delta=0.002 if options["delta"] is None else options["delta"],
         timeout=options["timeout"],
@@ -131,7 +136,8 @@ class Progress:
         self.took: list[float] = []
         self.began = 0.0
         self.now = ""
-        self.value = ""
+        self.value = ""  # the newest loss or metric
+        self.decides = ""  # the newest value of the metric that decides
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -163,9 +169,12 @@ class Progress:
                 say(f"{update.done} of {update.total} runs are on record already")
             return
         if update.kind == "start":
-            self.began, self.now, self.value = time.monotonic(), f"{update.arm} seed {update.seed}", ""
+            self.began, self.now = time.monotonic(), f"{update.arm} seed {update.seed}"
+            self.value = self.decides = ""
         elif update.kind == "point":
-            if update.name == self.metric or "loss" in update.name:
+            if update.name == self.metric:
+                self.value = self.decides = f"{update.name} {update.value:.6g}"
+            elif "loss" in update.name:
                 self.value = f"{update.name} {update.value:.4g}"
         else:
             self._ended(update)
@@ -181,7 +190,9 @@ class Progress:
         seconds = time.monotonic() - self.began
         self.took.append(seconds)
         self.began = time.monotonic()
-        told = self.value if update.status == "ok" else f"{update.status}: {update.reason}"
+        told = (self.decides or self.value) if update.status == "ok" else update.status
+        if update.reason and update.reason != update.status:
+            told = f"{told}: {update.reason}"
         line = f"[{update.done}/{update.total}] {update.arm} seed {update.seed}: {told} ({seconds:.1f} s)"
         if self.live is None:
             say(line)
@@ -201,6 +212,7 @@ def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[A
                 "ran": done.ran,
                 "before": done.before,
                 "statuses": done.statuses,
+                "interrupted": done.interrupted,
                 "decision_position": position,
                 "decisions": [msgspec.to_builtins(made) for made in decisions],
             }
@@ -208,7 +220,7 @@ def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[A
         return
     told = ", ".join(f"{count} {status}" for status, count in sorted(done.statuses.items()))
     better = "lower is better" if plan.direction == "lower" else "higher is better"
-    print(f"\n{plan.name}: {plan.metric} ({better}), {len(plan.seeds)} seeds, runs: {told}")
+    print(f"\n{plan.name}: {plan.metric} ({better}), {_count(len(plan.seeds), 'seed')}, runs: {told}")
     if decisions:
         from commands.decide import print_verdicts
 
@@ -223,6 +235,10 @@ def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[A
     else:
         say(f'  ledger sql{where} "SELECT * FROM runs"')
         say(f"  ledger verify{where}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _quoted(name: str) -> str:

@@ -22,6 +22,8 @@ def command(asked: Asked, what: str, text: str | None) -> None:
     """Show WHAT: a position, an event id, a run's id, or an experiment's name or id (beginnings will do)."""
     log = asked.open()
     log.head()
+    if not what:
+        raise UsageError("name what to show: a position, or the beginning of an id; `ledger log` lists them")
     if text is not None:
         show_text(log, asked, what, text)
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 import click
 
-from commands.common import Asked, print_rows, say, shared
+from commands.common import Asked, as_plain, print_rows, say, shared
 
 
 @click.command("sql")
@@ -26,10 +28,25 @@ def command(asked: Asked, query: str | None, as_csv: bool) -> None:
         return
     found = tables.query(query)
     if as_csv:
-        import pyarrow.csv as csv
-
-        csv.write_csv(found, sys.stdout.buffer)
+        _print_csv(found)
         return
     print_rows(found.to_pylist(), asked, found.column_names)
     if not asked.json and found.num_rows == 0:
         say("no rows")
+
+
+def _print_csv(rows: Any) -> None:
+    import csv
+
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(rows.column_names)
+    for batch in rows.to_batches():
+        out.writerows([csv_cell(value) for value in row.values()] for row in batch.to_pylist())
+
+
+def csv_cell(value: Any) -> Any:
+    """A value as CSV holds it: null is empty, floats keep every digit, lists and structs are JSON."""
+    plain = as_plain(value)
+    if isinstance(plain, bool):
+        return "true" if plain else "false"
+    return json.dumps(plain, ensure_ascii=False, default=str) if isinstance(plain, (list, dict)) else plain

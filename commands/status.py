@@ -55,4 +55,4 @@ def command(asked: Asked) -> None:
     if rows:
         print_rows(rows, asked)
     if alone:
-        print(f"{alone} runs outside of experiments")
+        print(f"{alone} run{'' if alone == 1 else 's'} outside of experiments")

@@ -298,10 +298,11 @@ def _delete(path: str) -> None:
 def _tidy(folder: str) -> None:
     """Delete caches of other code, and all but the newest of earlier heads."""
     files = [entry for entry in os.scandir(folder) if entry.name.endswith(".duckdb")]
+    ours = [entry for entry in files if catalog.code_digest() in entry.name]
     for entry in files:
-        if catalog.code_digest() not in entry.name:
+        if entry not in ours:
             _delete(entry.path)
-    past = sorted((e for e in files if e.name.startswith("as-of-")), key=lambda e: (e.stat().st_mtime_ns, e.name))
+    past = sorted((e for e in ours if e.name.startswith("as-of-")), key=lambda e: (e.stat().st_mtime_ns, e.name))
     for entry in past[:-KEEP_AS_OF]:
         _delete(entry.path)
 

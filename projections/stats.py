@@ -70,7 +70,8 @@ def power(theta: float, n: int, sd: float, df: float, alpha: float) -> float:
 @functools.lru_cache(maxsize=1024)
 def _chi_scale(df: float) -> np.ndarray:
     """sqrt(chi2_df / df) at the quadrature's quantiles."""
-    return np.sqrt(2.0 * special.gammaincinv(df / 2.0, _legendre()[0]) / df)
+    scale: np.ndarray = np.sqrt(2.0 * special.gammaincinv(df / 2.0, _legendre()[0]) / df)
+    return scale
 
 
 def smallest_effect(n: int, sd: float, df: float, alpha: float, wanted: float = 0.8) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets as random
 import signal
@@ -23,6 +24,7 @@ import msgspec
 from ledger import canonical, events, layout, points
 from ledger.chain import Log
 from ledger.errors import Conflict, LedgerError, UsageError
+from ledger.secrets import redact
 from ledger.writer import Draft, Expect
 from runners.cells import Cell, Kept, Outcome, Runner, Surroundings
 from runners.plan import Plan, PlanArm
@@ -30,6 +32,9 @@ from runners.plan import Plan, PlanArm
 POLICY = "paired-pooled/1"  # the decision rule that is registered with a plan
 CHUNK_POINTS = 65_536
 CHUNK_SECONDS = 5.0
+CHUNK_NAMES = 24 * 1024  # bytes of metric names in one chunk's event
+MAX_NAME = 200  # characters of a metric's name
+MAX_PLAN_EVENT = 47 * 1024  # an event holds 48 KiB, its envelope takes less than one
 _DONE = ("ok", "crash", "diverged", "timeout", "oom", "no_metric")  # outcomes; the others are to be run again
 
 
@@ -53,9 +58,9 @@ class Conducted(NamedTuple):
     experiment: str
     ran: int  # cells run now
     before: int  # cells that were there already
-    statuses: dict[str, int]  # of all cells, by status
+    statuses: dict[str, int]  # of the plan's cells, by status
     interrupted: bool
-    exit_code: int | None  # of the last program that ran
+    exit_code: int | None  # of the last program that ran; 128 and its number for a signal, as shells do
 
 
 class _Registered(NamedTuple):
@@ -88,30 +93,39 @@ def conduct(
         total = len(plan.cells())
         report(Update("plan", total - len(missing), total))
         interrupted, ran = False, 0
+        worked = "ok" in have.values()
         exit_code: int | None = None
         with _signals_interrupt():
             for index, (arm, seed) in enumerate(missing):
                 done = total - len(missing) + index
                 report(Update("start", done, total, arm.name, seed))
                 outcome = session.run(arm, seed, _reporter(report, done, total, arm, seed))
-                ran, exit_code = ran + 1, outcome.exit_code
+                ran, exit_code = ran + 1, _exit_code(outcome)
                 report(Update("end", done + 1, total, arm.name, seed, status=outcome.status, reason=outcome.reason))
                 if outcome.status == "interrupted":
                     interrupted = True
                     break
-                if arm is plan.control and outcome.status == "no_metric" and not have and index < len(plan.arm):
-                    raise _NoMetric(plan, outcome)
+                worked = worked or outcome.status == "ok"
+                if outcome.status == "no_metric" and not worked:
+                    raise _NoMetric(plan, arm, outcome)
         log.close()
         statuses: dict[str, int] = {}
-        for status in session.cells_done(False).values():
-            statuses[status] = statuses.get(status, 0) + 1
+        found = session.cells_done(False)  # also of arms and seeds that an earlier plan had: not counted here
+        for arm, seed in plan.cells():
+            if status := found.get((arm.name, _cell(base, arm, seed))):
+                statuses[status] = statuses.get(status, 0) + 1
         return Conducted(experiment, ran, total - len(missing), statuses, interrupted, exit_code)
 
 
-class _NoMetric(LedgerError):
-    """The control ended well and told no metric: all other cells would be wasted."""
+def _exit_code(outcome: Outcome) -> int | None:
+    known = signal.Signals.__members__.get(outcome.signal or "")
+    return outcome.exit_code if known is None else 128 + known
 
-    def __init__(self, plan: Plan, outcome: Outcome) -> None:
+
+class _NoMetric(LedgerError):
+    """A run ended well and told no metric, as did all before it: the other cells would be wasted."""
+
+    def __init__(self, plan: Plan, arm: PlanArm, outcome: Outcome) -> None:
         import difflib
 
         names = sorted(outcome.finals)
@@ -121,11 +135,11 @@ class _NoMetric(LedgerError):
             if names
             else "it told no metric at all"
         )
-        hint = f"; did you mean --metric {close[0]}?" if close else ""
+        hint = f" (did you mean --metric {close[0]}?)" if close else ""
         super().__init__(
-            f"the control ended without telling {plan.metric!r}: {told}{hint}. The run is in the log "
-            f"(status no_metric); the other cells were not started. Print `{plan.metric}: <number>` or log it "
-            "with ledger.log, or name a pattern"
+            f"{arm.name} ended without telling {plan.metric!r}; {told}{hint}. The run is on record "
+            f"as no_metric, no further one was started. Print `{plan.metric}: <number>`, log it "
+            "with ledger.log, or give a --pattern"
         )
 
 
@@ -210,6 +224,11 @@ def _register(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, 
             timeout=plan.timeout,
             amends=earlier.event_id if earlier else None,
         )
+        if (size := len(canonical.encode(wanted))) > MAX_PLAN_EVENT:
+            raise UsageError(
+                f"the plan takes {size} bytes as an event, at most {MAX_PLAN_EVENT} are possible: it has "
+                f"{len(plan.seeds)} seeds and {len(plan.arm)} arms; have fewer, or shorter commands and settings"
+            )
         # Comments and spaces of the plan's text are not a change of the plan.
         if earlier and _substance(earlier.event) == _substance(wanted):
             return earlier
@@ -286,12 +305,15 @@ class _Session:
     def give_up_lost(self) -> None:
         """Runs that began here and have no outcome: their process is gone, for this one holds the lock."""
         started, finished = self.history()
-        for run, start in started.items():
-            if run in finished or start.host != self.around.host:
-                continue
-            now = layout.now_text()
-            lost = _finished(run, self.plan.metric, Outcome(status="lost", reason="its process is gone"), now, now)
-            self.log.writer.append([Draft(f"run/{run}", lost)])
+        open_runs = [run for run in started if run not in finished and started[run].host == self.around.host]
+        if not open_runs:
+            return
+        ended = {event.stream for event in self.log.events(types=("run.finished",))}
+        for run in open_runs:
+            stream, now = f"run/{run}", layout.now_text()
+            reason = "its outcome was retracted" if stream in ended else "its process is gone"
+            lost = _finished(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
+            self.log.writer.append([Draft(stream, lost)])
 
     def run(self, arm: PlanArm, seed: int, tell: Callable[[str, float], None]) -> Outcome:
         """Record the start, carry the cell out, record its points, what it left and its outcome."""
@@ -386,7 +408,9 @@ class _Session:
                     batch["name"].to_pylist(), batch["value"].to_pylist(), batch["step"].to_pylist(), strict=True
                 ):
                     finals[name] = (value, step)
-        return msgspec.structs.replace(outcome, finals=finals)
+        return msgspec.structs.replace(
+            outcome, reason=_line(outcome.reason), finals={_metric_name(name): last for name, last in finals.items()}
+        )
 
 
 def _judge(metric: str, outcome: Outcome) -> Outcome:
@@ -403,10 +427,12 @@ def _judge(metric: str, outcome: Outcome) -> Outcome:
 
 
 def _finished(run: str, metric: str, outcome: Outcome, began: str, ended: str) -> events.RunFinished:
-    finals = tuple(
-        events.FinalMetric(name, canonical.tag(value), step)
-        for name, (value, step) in sorted(outcome.finals.items(), key=lambda item: (item[0] != metric, item[0]))[:200]
-    )
+    finals: list[events.FinalMetric] = []
+    room = CHUNK_NAMES
+    for name, (number, step) in sorted(outcome.finals.items(), key=lambda item: (item[0] != metric, item[0]))[:200]:
+        room -= len(name.encode())
+        if room >= 0:
+            finals.append(events.FinalMetric(name, canonical.tag(number), step))
     value = outcome.finals.get(metric)
     return events.RunFinished(
         run=run,
@@ -417,7 +443,7 @@ def _finished(run: str, metric: str, outcome: Outcome, began: str, ended: str) -
         metric=metric,
         value=canonical.tag(value[0]) if value else None,
         pre_value=None,
-        finals=finals,
+        finals=tuple(finals),
         steps=outcome.steps,
         tokens=outcome.tokens,
         wall_s=outcome.wall_s,
@@ -432,7 +458,13 @@ def _finished(run: str, metric: str, outcome: Outcome, began: str, ended: str) -
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:400]
+    return " ".join(redact(text.encode("utf-8", "replace"))[0].decode().split())[:400]
+
+
+@functools.lru_cache(maxsize=16_384)
+def _metric_name(name: str) -> str:
+    """A metric's name as it may enter the log: a program that prints `<token>: 1` must not cost its run."""
+    return redact(name.encode("utf-8", "replace"))[0].decode()[:MAX_NAME]
 
 
 class _Sink:
@@ -443,22 +475,33 @@ class _Sink:
         self.run = run
         self.source = source
         self.points: list[points.Point] = []
+        self.names: set[str] = set()  # of these points
+        self.names_bytes = 0
         self.chunks = 0
         self.since = time.monotonic()
+        self.refused = False  # the disk refused the last attempt: wait before the next
 
     def add(self, step: int, name: str, value: float) -> None:
+        """Take a point. Raises as flush does; the point is then kept all the same."""
+        name = _metric_name(name)
+        if name not in self.names:
+            self.names.add(name)
+            self.names_bytes += len(name.encode()) + 8
         self.points.append((step, name, value, layout.now_us()))
-        if len(self.points) >= CHUNK_POINTS or time.monotonic() - self.since > CHUNK_SECONDS:
+        full = len(self.points) >= CHUNK_POINTS or self.names_bytes > CHUNK_NAMES
+        if (full and not self.refused) or time.monotonic() - self.since > CHUNK_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        if self.points:
-            taken, self.points = self.points, []
-            folder = f"{self.log.writer.id.hex()}-{self.run}"  # one writer records many runs, one after another
-            event = points.write_chunk(self.log.root, self.run, self.source, folder, self.chunks, taken)
-            self.chunks += 1
-            self.log.writer.append([Draft(f"run/{self.run}", event)])
-        self.since = time.monotonic()
+        """Write out what is there. Raises as write_chunk and append do; the points are then still here."""
+        if not self.points:
+            return
+        self.since, self.refused = time.monotonic(), True
+        folder = f"{self.log.writer.id.hex()}-{self.run}"  # one writer records many runs, one after another
+        number, self.chunks = self.chunks, self.chunks + 1
+        event = points.write_chunk(self.log.root, self.run, self.source, folder, number, self.points)
+        self.log.writer.append([Draft(f"run/{self.run}", event)])
+        self.points, self.names, self.names_bytes, self.refused = [], set(), 0, False
 
 
 # ── one process at a time, and its signals ──
@@ -469,6 +512,7 @@ def _only_one(log: Log, experiment: str) -> Iterator[None]:
     """Two processes that run one experiment would run its cells twice."""
     path = os.path.join(log.root, "tmp", f"experiment-{experiment}.lock")
     try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # an empty folder does not survive every copy
         file = open(path, "a+")  # noqa: SIM115 - closed below, at the end of the session
     except OSError as error:
         raise UsageError(f"cannot run here: {path}: {os.strerror(error.errno or 0)}") from None
@@ -494,26 +538,31 @@ def _signals_interrupt() -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    kinds = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(kind, interrupt) for kind in kinds]
-    try:
+    # Python's own handler, not one of ours: run_command then knows that it may pass the signal on to the
+    # child first. What nohup ignores stays ignored.
+    with _handled((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler):
         yield
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
 
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """A second Ctrl-C must not stop the recording of the first."""
+    """A second Ctrl-C (or kill) must not stop the recording of the first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(kinds: tuple[signal.Signals, ...], handler: Any) -> Iterator[None]:
+    """`handler` for these signals, except for those that are ignored already; afterwards as before."""
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    before = {kind: known for kind, known in before.items() if known is not signal.SIG_IGN}
+    for kind in before:
+        signal.signal(kind, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, known in before.items():
+            signal.signal(kind, known)

@@ -33,6 +33,7 @@ import difflib
 import math
 import re
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Literal, NoReturn
@@ -44,6 +45,7 @@ from ledger.errors import UsageError
 
 MAX_PLAN_BYTES = 16 * 1024  # the text is kept in the event
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+=,:/^*-]{0,79}")
+_NAMES = "a name begins with A-Z, a-z or 0-9, then may also have spaces and _.+-=,:/^*, 80 characters in all"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -109,7 +111,7 @@ def parse(text: str, where: str, seeds: str | None = None) -> Plan:
         raise UsageError(f"{where}: a plan has at most {MAX_PLAN_BYTES} bytes; this one has {len(text.encode())}")
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, 5,000 nested lists
         raise UsageError(f"{where}: not TOML: {error}") from None
     return build(raw, where, text, seeds)
 
@@ -152,10 +154,29 @@ def _readable(error: msgspec.ValidationError) -> str:
     text, _, path = str(error).partition(" - at `$")
     path = re.sub(r"\.arm\[(\d+)\]", lambda m: f"[[arm]] number {int(m[1]) + 1}: ", path.rstrip("`"))
     path = path.replace(": .", ": ").lstrip(".").replace("[...]", "")
-    text = text.replace("Object missing required field", "missing")
-    for theirs, ours in {"`array`": "a list", "`object`": "a table", "`str`": "text", "`int`": "an integer"}.items():
-        text = text.replace(theirs, ours)
+    text = text.replace("Object missing required field", "missing").replace(" | null`", "`")
+    for theirs, ours in _KINDS.items():
+        text = text.replace(f"`{theirs}`", ours)
+    if text.startswith("Invalid enum value") and (choices := _choices(path)):
+        text = f"{text.removeprefix('Invalid enum value ')} is not one of {', '.join(choices)}"
     return f"{path}{'' if path.endswith(': ') or not path else ': '}{text}"
+
+
+_KINDS = {
+    "array": "a list",
+    "object": "a table",
+    "str": "text",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+}
+
+
+def _choices(path: str) -> tuple[str, ...]:
+    """What a key may be set to, where that is a list of words."""
+    key = path.rsplit(" ", 1)[-1]
+    hints = {**typing.get_type_hints(PlanArm), **typing.get_type_hints(Plan)}
+    return typing.get_args(hints[key]) if key in hints else ()
 
 
 def _known(what: str, table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
@@ -183,15 +204,17 @@ def _check(plan: Plan, where: str) -> None:
         refuse(f"alpha must lie between 0 and 1, not {plan.alpha}")
     if plan.timeout is not None and not 0 < plan.timeout < math.inf:
         refuse(f"timeout must be a number of seconds above 0, not {plan.timeout}")
+    if plan.script is not None and not 0 <= plan.script.grace < math.inf:
+        refuse(f"grace must be a number of seconds from 0, not {plan.script.grace}")
     if not plan.metric.strip():
         refuse("metric must be a name, for example val_bpb")
     if not _NAME.fullmatch(plan.name):
-        refuse(f"name {plan.name!r} may have letters, digits and ._-+=, at most 80 of them")
+        refuse(f"name {plan.name!r}: {_NAMES}")
     names: set[str] = set()
     changes: dict[bytes, str] = {}
     for arm in plan.arm:
         if not _NAME.fullmatch(arm.name):
-            refuse(f"arm {arm.name!r}: a name may have letters, digits and ._-+=, at most 80 of them")
+            refuse(f"arm {arm.name!r}: {_NAMES}")
         if arm.name in names:
             refuse(f"two arms are called {arm.name!r}; give each its own name")
         names.add(arm.name)
@@ -214,7 +237,7 @@ def parse_seeds(seeds: Any, where: str) -> tuple[int, ...]:
     found: list[int] = []
     if isinstance(seeds, str):
         for part in filter(None, (piece.strip() for piece in seeds.split(","))):
-            match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
+            match = re.fullmatch(r"(\d{1,19})(?:-(\d{1,19}))?", part)
             if not match:
                 raise UsageError(f"{where}: {part!r} is not a seed or a range of seeds; write 0-2 or 0,1,2")
             first, last = int(match[1]), int(match[2] or match[1])
@@ -229,6 +252,8 @@ def parse_seeds(seeds: Any, where: str) -> tuple[int, ...]:
         raise UsageError(f'{where}: seeds must be "0-2" or a list of integers from 0, not {seeds!r}')
     if not found:
         raise UsageError(f'{where}: no seeds; give for example "0-2" (three runs of every arm)')
+    if max(found) >= 2**63:
+        raise UsageError(f"{where}: seed {max(found)} does not fit into 64 bits")
     if len(set(found)) < len(found):
         twice = next(seed for index, seed in enumerate(found) if seed in found[:index])
         raise UsageError(f"{where}: seed {twice} is given twice; a second run of it would not be a second sample")
@@ -252,11 +277,16 @@ def from_options(
 
     `--arm A=1,B=2` sets two; `--baseline A=0` is what the control sets (default: nothing).
     """
-    where = "ledger run"
+    where = "the command line"
+    for number, word in enumerate(command, 1):
+        if not _is_text(word):
+            raise UsageError(f"{where}: word {number} of the command is not UTF-8 text: {word!a}")
+    if not command[0]:
+        raise UsageError(f"{where}: the first word of the command is empty; name a program")
     control: dict[str, Any] = {"name": baseline or "baseline", "env": _variables(baseline, where) if baseline else {}}
     short = sha256(canonical.encode([*command])).hexdigest()[:6]
     raw: dict[str, Any] = {
-        "name": name or f"{command[0].rsplit('/', 1)[-1]}-{short}",
+        "name": f"{_program(command)}-{short}" if name is None else name,
         "metric": metric,
         "direction": direction,
         "delta": delta,
@@ -267,6 +297,20 @@ def from_options(
     if timeout is not None:
         raw["timeout"] = timeout
     return build(raw, where, canonical.encode(raw).decode())
+
+
+def _program(command: Sequence[str]) -> str:
+    """What to call an experiment: the first script that the command names, else its program."""
+    word = next((word for word in command if word.endswith((".py", ".sh"))), command[0])
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", word.rstrip("/").rsplit("/", 1)[-1])[:60].strip(".+-_") or "run"
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes of the command line that were no UTF-8
+        return False
+    return True
 
 
 def _variables(text: str, where: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ledger.errors import UsageError
 from runners import capture
 from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings
 from runners.plan import Plan, PlanArm
-from runners.process import CommandError, Exit, check_command, run_command
+from runners.process import CommandError, check_command, run_command
 from runners.readout import EXTRACTOR, Readout
 
 KEEP_BYTES = 16 << 20  # of each stream
@@ -43,9 +43,12 @@ class ScriptRunner:
     def surroundings(self) -> Surroundings:
         try:
             check_command(self.script.command, os.environ)
-            environment = capture.capture_environment(self.script.capture)
+            environment = capture.capture_environment(self.script.capture, {**os.environ, **self.script.env})
         except (CommandError, capture.SecretInEnvironment) as error:
             raise UsageError(str(error)) from None
+        # Bytes that are no UTF-8 are recorded escaped: a strange locale must not keep anybody from training.
+        clean = {_text(name): _text(value) for name, value in environment.variables.items()}
+        environment = msgspec.structs.replace(environment, variables=clean)
         if other := capture.other_python(self.script.command, os.environ):
             packages = capture.packages_of(other)
             environment = msgspec.structs.replace(environment, packages=packages or ())
@@ -73,20 +76,21 @@ class ScriptRunner:
         return {}
 
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
-        readout = Readout(self.script.patterns)
+        # A reader for each stream: the running step of one must not become the other's.
+        readers = {stream: Readout(self.script.patterns) for stream in ("stdout", "stderr")}
         finals: dict[str, tuple[float, int | None]] = {}
         last_step = -1
 
-        def on_line(_: str, line: str) -> None:
+        def on_line(stream: str, line: str) -> None:
             nonlocal last_step
-            for point in readout.feed(line):
+            for point in readers[stream].feed(line):
                 finals[point.name] = (point.value, point.step)
                 # A value without a step belongs after the last one; -1 is before the first.
                 last_step = last_step if point.step is None else point.step
                 on_point(last_step, point.name, point.value)
 
         with tempfile.TemporaryDirectory(prefix="ledger-run-") as folder:
-            paths = {name: Path(folder) / name for name in ("stdout", "stderr")}
+            paths = {name: Path(folder) / name for name in readers}
             ended = run_command(
                 self.command(cell.arm),
                 env=self._variables(cell),
@@ -98,12 +102,11 @@ class ScriptRunner:
                 keep_bytes=KEEP_BYTES,
                 on_line=on_line,
             )
-            kept = tuple(
-                _keep(name, path, total) for (name, path), total in zip(paths.items(), _totals(ended), strict=True)
-            )
+            left_out = {"stdout": ended.stdout_left_out, "stderr": ended.stderr_left_out}
+            kept = tuple(_keep(name, path, left_out[name]) for name, path in paths.items())
         return Outcome(
             status=ended.status,
-            reason=ended.reason,
+            reason="; ".join(filter(None, (ended.reason, ended.trouble))),
             exit_code=ended.code,
             signal=ended.signal,
             finals=finals,
@@ -125,10 +128,10 @@ class ScriptRunner:
         }
 
 
-def _totals(ended: Exit) -> tuple[int, int]:
-    return ended.stdout_bytes, ended.stderr_bytes
+def _text(value: str) -> str:
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _keep(name: str, path: Path, printed: int) -> Kept:
+def _keep(name: str, path: Path, left_out: int) -> Kept:
     data = path.read_bytes() if path.exists() else b""
-    return Kept(name, name, data, max(0, printed - len(data)), "text/plain; charset=utf-8")
+    return Kept(name, name, data, left_out, "text/plain; charset=utf-8")

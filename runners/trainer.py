@@ -132,6 +132,7 @@ def _code_digest(torch_version: str) -> str:
     total = sha256(torch_version.encode())
     for name in _CODE:
         spec = find_spec(name)
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         total.update(Path(spec.origin).read_bytes())
     return total.hexdigest()

@@ -15,7 +15,7 @@
 --   estimand: wallclock (with the effect on speed) or fixed_step (without)
 --   control: name of the control arm
 --   arm_count: arms, the control included
---   hypothesis_count: hypotheses, the size of the family
+--   hypothesis_count: size of the family: every arm that any registration had, for an amendment makes it no smaller
 --   seed_count: seeds of every arm
 --   seed_role: tuning or confirm
 --   pair_tier: what two runs of one seed share
@@ -34,10 +34,16 @@ WITH registrations AS (
         count(*) OVER (PARTITION BY experiment) AS registrations,
         min(position) OVER (PARTITION BY experiment) AS first_position
     FROM experiment_registered
+),
+
+families AS (
+    SELECT experiment, count(DISTINCT arm) AS hypothesis_count
+    FROM (SELECT experiment, unnest(hypotheses).arm AS arm FROM experiment_registered)
+    GROUP BY experiment
 )
 
 SELECT
-    experiment,
+    registrations.experiment,
     name,
     family,
     question,
@@ -49,7 +55,7 @@ SELECT
     estimand,
     control,
     len(arms) AS arm_count,
-    len(hypotheses) AS hypothesis_count,
+    coalesce(hypothesis_count, 0) AS hypothesis_count,
     len(seeds) AS seed_count,
     seed_role,
     pair_tier,
@@ -62,5 +68,6 @@ SELECT
     recorded_at AS registered_at,
     event_id
 FROM registrations
+LEFT JOIN families ON families.experiment = registrations.experiment
 WHERE newness = 1
-ORDER BY experiment
+ORDER BY registrations.experiment
