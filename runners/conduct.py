@@ -119,7 +119,9 @@ def conduct(
 
 def _exit_code(outcome: Outcome) -> int | None:
     known = signal.Signals.__members__.get(outcome.signal or "")
-    return outcome.exit_code if known is None else 128 + known
+    if known is None or outcome.status == "timeout":  # a signal that we sent is no code of the program's
+        return outcome.exit_code
+    return 128 + known
 
 
 class _NoMetric(LedgerError):
@@ -270,24 +272,31 @@ class _Session:
         self.block = random.token_hex(6)
         self.environment: str | None = None
         self.diff: str | None = None
+        self._read = 0  # events of the log that the next three know of
+        self._started: dict[str, tuple[str, events.RunStarted]] = {}
+        self._finished: dict[str, list[tuple[str, events.RunFinished]]] = {}
+        self._gone: set[str] = set()
 
     def history(self) -> tuple[dict[str, events.RunStarted], dict[str, events.RunFinished]]:
         """Starts of this experiment's runs and their outcomes, by run, retracted ones left out."""
-        started: dict[str, tuple[str, events.RunStarted]] = {}
-        finished: dict[str, tuple[str, events.RunFinished]] = {}
-        gone: set[str] = set()
-        for event in self.log.events(types=("run.started", "run.finished", "event.retracted")):
+        head = self.log.advance()
+        kinds = ("run.started", "run.finished", "event.retracted")
+        for event in self.log.events(start=self._read, as_of=head, types=kinds):
             data = event.data
             if isinstance(data, events.EventRetracted):
-                gone.add(data.target)
+                self._gone.add(data.target)
             elif isinstance(data, events.RunStarted) and data.experiment == self.experiment:
-                started[data.run] = (event.event_id, data)
-            elif isinstance(data, events.RunFinished):
-                finished[data.run] = (event.event_id, data)
-        return (
-            {run: data for run, (event_id, data) in started.items() if event_id not in gone},
-            {run: data for run, (event_id, data) in finished.items() if event_id not in gone},
-        )
+                self._started[data.run] = (event.event_id, data)
+            elif isinstance(data, events.RunFinished) and data.run in self._started:
+                self._finished.setdefault(data.run, []).append((event.event_id, data))
+        self._read = head
+        finished = {}
+        for run, ends in self._finished.items():
+            for event_id, end in ends:
+                if event_id not in self._gone:
+                    finished[run] = end  # the last counts, as in the table `runs`
+        started = {run: data for run, (event_id, data) in self._started.items() if event_id not in self._gone}
+        return started, finished
 
     def cells_done(self, retry_failed: bool) -> dict[tuple[str, str], str]:
         """Status of every (arm, cell) that has an outcome; an ok run counts before a failed one."""
@@ -306,14 +315,11 @@ class _Session:
         """Runs that began here and have no outcome: their process is gone, for this one holds the lock."""
         started, finished = self.history()
         open_runs = [run for run in started if run not in finished and started[run].host == self.around.host]
-        if not open_runs:
-            return
-        ended = {event.stream for event in self.log.events(types=("run.finished",))}
         for run in open_runs:
-            stream, now = f"run/{run}", layout.now_text()
-            reason = "its outcome was retracted" if stream in ended else "its process is gone"
+            now = layout.now_text()
+            reason = "its outcome was retracted" if run in self._finished else "its process is gone"
             lost = _finished(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
-            self.log.writer.append([Draft(stream, lost)])
+            self.log.writer.append([Draft(f"run/{run}", lost)])
 
     def run(self, arm: PlanArm, seed: int, tell: Callable[[str, float], None]) -> Outcome:
         """Record the start, carry the cell out, record its points, what it left and its outcome."""
@@ -326,7 +332,9 @@ class _Session:
         deadline = clock + self.plan.timeout if self.plan.timeout else None
 
         def on_point(step: int, name: str, value: float) -> None:
-            sink.add(step, name, value)
+            # A full disk must not stop the training: the points wait, and the end of the run says so if need be.
+            with contextlib.suppress(LedgerError):
+                sink.add(step, name, value)
             tell(name, value)
 
         def should_stop() -> str | None:

@@ -51,11 +51,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     source.mkdir()
     for name in ("ledger", "projections", "runners", "commands"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source / name)
-        else:
-            (source / name).write_text("not written yet\n")
+    for name in ("pyproject.toml", "LICENSE", "README.md", "experiment_ledger.py"):
+        shutil.copy(ROOT / name, source / name)
     subprocess.run(
         [
             sys.executable, "-c",
@@ -79,7 +76,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     )
     script = home / "bin" / "ledger"
     script.write_text(
-        f"#!{home / 'bin' / 'python'}\nfrom commands.main import main\n\nif __name__ == '__main__':\n    main()\n"
+        f"#!{home / 'bin' / 'python'}\nfrom experiment_ledger import main\n\nif __name__ == '__main__':\n    main()\n"
     )
     script.chmod(0o755)
     folder = base / "user"
@@ -98,13 +95,13 @@ def test_the_wheel_holds_all_sources_and_queries_and_nothing_else(installed):
         for path in (ROOT / package).rglob("*")
         if path.suffix in (".py", ".sql") or path.name == "py.typed"
     }
-    assert names == wanted
+    assert names == wanted | {"experiment_ledger.py"}
 
 
 def test_the_wheel_declares_the_command(installed):
     with zipfile.ZipFile(installed.wheel) as archive:
         entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "ledger = commands.main:main" in archive.read(entry).decode()
+        assert "ledger = experiment_ledger:main" in archive.read(entry).decode()
 
 
 def test_what_is_imported_is_the_wheel_and_not_the_checkout(installed):

@@ -24,7 +24,7 @@ from commands.sql import csv_cell
         ("INSERT INTO main.runs SELECT * FROM runs", "read-only"),
         ("DROP TABLE runs", "read-only"),
         ("CREATE TABLE mine AS SELECT 1", "read-only"),
-        ("CREATE TABLE mine (x INT); SELECT 1", "read-only"),
+        ("CREATE TABLE mine (x INT); SELECT 1", "several statements"),
         ("SELECT * FROM read_csv('train.py')", "out of reach"),
         ("SELECT * FROM read_text('train.py')", "out of reach"),
         ("SELECT * FROM glob('*')", "out of reach"),
