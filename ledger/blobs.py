@@ -1,6 +1,6 @@
 """Payloads by content: blob/sha256/ab/cdef…, written once, checked at every read.
 
-The name is the digest, so storing the same bytes twice costs nothing and a changed byte is seen.
+The name is the digest, so the same bytes are stored once and a changed byte is seen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from hashlib import sha256
 
 from ledger import disk, secrets
-from ledger.errors import Corrupt, SecretRefused, UsageError
+from ledger.errors import Corrupt, NotAppended, SecretRefused, UsageError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -26,13 +26,22 @@ class Blobs:
         return os.path.join(self.root, "blob", "sha256", digest[:2], digest[2:])
 
     def put(self, data: bytes) -> str:
-        """Store bytes durably; their SHA-256 in hex. Raises SecretRefused for text that holds a token."""
+        """Store bytes durably; their SHA-256 in hex.
+
+        Raises SecretRefused for text that holds a token, NotAppended and Unknown as disk.publish does.
+        """
         if b"\x00" not in data[:8192] and (kind := secrets.find(data)):
             raise SecretRefused(f"this text holds what looks like a {kind}; remove it before storing it")
         digest = sha256(data).hexdigest()
         path = self.path(digest)
-        if not os.path.exists(path):
-            disk.make_folder(os.path.dirname(path))
+        folder = os.path.dirname(path)
+        try:
+            disk.make_folder(folder)
+        except OSError as error:
+            raise NotAppended(f"nothing was stored: {folder}: {disk.plain(error)}") from error
+        if os.path.exists(path):  # linked, but maybe not durable yet by whoever did it
+            disk.confirm(folder, path)
+        else:
             disk.publish(os.path.join(self.root, "tmp"), path, data)
         return digest
 

@@ -29,8 +29,24 @@ def encode(value: Any) -> bytes:
 
     Raises UsageError for an integer outside int64, a lone surrogate, or a type JSON has not.
     """
+    return text(plain(value))
+
+
+def plain(value: Any) -> Any:
+    """`value` as dicts, lists, text, finite numbers and None. Raises UsageError as `encode`.
+
+    Sets come out in one order: what is hashed may not depend on the hash seed of a process.
+    """
     try:
-        return msgspec.json.encode(_plain(msgspec.to_builtins(value)), order="sorted")
+        return _plain(msgspec.to_builtins(value, order="deterministic"))
+    except TypeError as error:
+        raise UsageError(f"a value that JSON cannot hold: {error}") from None
+
+
+def text(value: Any) -> bytes:
+    """Canonical JSON of what `plain` made. Raises UsageError for a lone surrogate."""
+    try:
+        return msgspec.json.encode(value, order="sorted")
     except UnicodeEncodeError as error:
         raise UsageError(f"text that is not valid Unicode cannot be logged: {error.reason}") from None
     except TypeError as error:

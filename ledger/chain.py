@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 import os
+import threading
 import uuid
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ import msgspec
 
 from ledger import canonical, disk, layout, segment
 from ledger.blobs import Blobs
-from ledger.errors import Corrupt, UsageError
+from ledger.errors import Corrupt, LedgerError, UsageError
 from ledger.events import Event, Head
 from ledger.merkle import Frontier
 from ledger.segment import Footer
@@ -45,21 +47,37 @@ class Note(msgspec.Struct, frozen=True):
     last_seal: str
     peaks: tuple[str, ...]
     root: str
+    segments: int = 0  # how many there are below `size`; 0 in notes that did not count
 
 
 class Log:
-    """An open ledger. Not bound to a moment: `head()` looks how far the log has come."""
+    """An open ledger. Not bound to a moment: `head()` looks how far the log has come.
+
+    Threads may share it, and a forked child may go on with it.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         """Open the ledger at `path` (see layout.home). Raises NotALedger, Unsupported, Corrupt."""
         self.root = layout.home(path)
         self.identity = layout.identity(self.root)
         self.blobs = Blobs(self.root)
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
         self._tree = Frontier()
         self._bases: list[int] = []  # of every segment below the end, ascending
         self._last_seal = ""
+        self._torn = False  # an interrupt came while these three were being changed
         self._writer: Writer | None = None
         self._start_from_note()
+
+    def _mine(self) -> threading.RLock:
+        """The lock of this process: a fork may have come in the middle of another thread's step."""
+        if self._pid != os.getpid():
+            self._start()
+        return self._lock
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None = None) -> Log:
@@ -72,13 +90,14 @@ class Log:
         """The one writer of this process on this ledger, opened at first use."""
         from ledger.writer import Writer
 
-        if self._writer is None or self._writer.pid != os.getpid():
-            self._writer = Writer(self)
-        return self._writer
+        with self._mine():
+            if self._writer is None:
+                self._writer = Writer(self)
+            return self._writer
 
     def close(self) -> None:
         """Note the head, if this process wrote. Reading or appending afterwards is allowed."""
-        if self._writer is not None:
+        if self._writer is not None and self._pid == os.getpid():
             self._writer.close()
 
     def __enter__(self) -> Log:
@@ -94,23 +113,41 @@ class Log:
         """How many events this object has seen so far; `head()` looks for more."""
         return self._tree.size
 
+    @property
+    def last_base(self) -> int | None:
+        """Where the last segment seen so far begins."""
+        return self._bases[-1] if self._bases else None
+
     def advance(self) -> int:
         """Walk to the present end of the log; its size. 6 µs for a segment of another writer."""
-        while (said := segment.peek(layout.segment_path(self.root, self.size))) is not None:
-            self.step(said)
-        return self.size
+        with self._mine():
+            if self._torn:
+                self._tree, self._bases, self._torn = Frontier(), [], False
+                self._start_from_note()
+            while (said := segment.peek(layout.segment_path(self.root, self.size))) is not None:
+                if said.ledger_id != self.identity.id:
+                    raise Corrupt(
+                        f"{layout.segment_path(self.root, self.size)} belongs to another ledger ({said.ledger_id})",
+                        self.size,
+                    )
+                leaves = list(said.leaves) if said.leaves is not None else self._leaves(self.size)
+                self.step(self.size, said.seal, leaves)
+            return self.size
 
-    def step(self, said: Footer, leaves: list[bytes] | None = None) -> None:
-        """Take the segment at the present end into the tree."""
-        if said.ledger_id != self.identity.id:
-            raise Corrupt(
-                f"{layout.segment_path(self.root, self.size)} belongs to another ledger ({said.ledger_id})", self.size
-            )
-        if leaves is None:
-            leaves = list(said.leaves) if said.leaves is not None else self._leaves(self.size)
-        self._bases.append(self.size)
-        self._last_seal = said.seal
-        self._tree.extend(leaves)
+    def step(self, base: int, seal: str, leaves: list[bytes]) -> None:
+        """Take the segment at `base` into the tree, unless another thread has done so already."""
+        with self._mine():
+            if base == self.size and not self._torn:
+                self._torn = True
+                self._bases.append(base)
+                self._last_seal = seal
+                self._tree.extend(leaves)
+                self._torn = False
+
+    def seen(self) -> Head:
+        """The present end of the log, without a look for segments beyond it."""
+        with self._mine():
+            return Head(self.advance(), self.root_hex())
 
     def root_hex(self) -> str:
         """The Merkle root over the events seen so far."""
@@ -120,12 +157,15 @@ class Log:
         """The present end of the log. Raises Corrupt when segments are missing before others."""
         self.advance()
         self._refuse_a_gap()
-        return Head(self.size, self.root_hex())
+        return self.seen()
 
     def head_at(self, position: int) -> Head:
-        """The head after the first `position` events."""
-        if position == self.advance():
-            return Head(position, self.root_hex())
+        """The head after the first `position` events. Raises UsageError when there are not so many."""
+        seen = self.seen()
+        if position == seen.position:
+            return seen
+        if not 0 <= position < seen.position:
+            raise UsageError(f"position {position} is outside the log, which has {seen.position} events")
         tree = Frontier()
         for base in self._bases[: bisect.bisect_left(self._bases, position)]:
             said = segment.peek(layout.segment_path(self.root, base))
@@ -148,9 +188,9 @@ class Log:
     def _last_listed(self) -> int | None:
         folder = os.path.join(self.root, "log")
         for shard in sorted(_names(folder), reverse=True):
-            bases = [name[:-8] for name in _names(os.path.join(folder, shard)) if name.endswith(".parquet")]
-            if numbers := [int(base) for base in bases if base.isdecimal()]:
-                return max(numbers)
+            bases = (_base(self.root, shard, name) for name in _names(os.path.join(folder, shard)))
+            if (last := max(bases, default=-1)) >= 0:
+                return last
         return None
 
     @staticmethod
@@ -158,10 +198,11 @@ class Log:
         """Every file in log/ as (base, path), in order of the base; base -1 for what is no segment's name."""
         folder = os.path.join(root, "log")
         for shard in sorted(_names(folder)):
-            for name in sorted(_names(os.path.join(folder, shard))):
-                path = os.path.join(folder, shard, name)
-                base = int(name[:-8]) if name.endswith(".parquet") and name[:-8].isdecimal() else -1
-                yield (base if base >= 0 and path == layout.segment_path(root, base) else -1), path
+            inside = os.path.join(folder, shard)
+            if not os.path.isdir(inside):
+                yield -1, inside
+            for name in sorted(_names(inside)):
+                yield _base(root, shard, name), os.path.join(inside, name)
 
     # ── notes of heads ──
 
@@ -178,7 +219,22 @@ class Log:
             self._tree = Frontier(note.size, (bytes.fromhex(peak) for peak in note.peaks))
             self._bases = [base for base, _ in self.listed_in(self.root) if 0 <= base < note.size]
             self._last_seal = note.last_seal
+            if self._bases[0] != 0 or (note.segments and note.segments != len(self._bases)):
+                raise self._first_gap(note.size)
             return
+
+    def _first_gap(self, size: int) -> Corrupt:
+        """What to say when the segments below a noted head are not as many as were noted."""
+        end = 0
+        for base in self._bases:
+            if base != end:
+                break
+            said = segment.peek(layout.segment_path(self.root, base))
+            end += said.n if said else 0
+        what = "is missing, but later ones are there" if base > end else "lies inside the one before it"
+        at = min(base, end)
+        path = layout.segment_path(self.root, at)
+        return Corrupt(f"the segment at position {at} {what}: {path}; restore it from a copy", at)
 
     @staticmethod
     def notes_in(root: str) -> Iterator[Note]:
@@ -193,21 +249,27 @@ class Log:
                     yield note
 
     def note_head(self) -> None:
-        """Remember the present end. Only a writer may: its own last append is durable, and so is all before."""
-        if not self._bases:
-            return
+        """Remember the present end. Raises nothing: without a note the next open is only slower."""
+        with self._mine():
+            if not self._bases or self._torn:
+                return
+            note = Note(
+                size=self.size,
+                last_base=self._bases[-1],
+                last_seal=self._last_seal,
+                peaks=tuple(peak.hex() for peak in self._tree.peaks),
+                root=self._tree.root().hex(),
+                segments=len(self._bases),
+            )
         folder = os.path.join(self.root, "state")
-        note = Note(
-            size=self.size,
-            last_base=self._bases[-1],
-            last_seal=self._last_seal,
-            peaks=tuple(peak.hex() for peak in self._tree.peaks),
-            root=self._tree.root().hex(),
-        )
-        name = f"{note.size:016d}.json"
-        with contextlib.suppress(OSError):  # a note that cannot be written is only a slower next open
-            temporary = disk.write_temporary(os.path.join(self.root, "tmp"), canonical.encode(note))
-            os.replace(temporary, os.path.join(folder, name))
+        with contextlib.suppress(OSError, LedgerError):
+            # Others' commits may have been seen before they were durable; a note must not outlive them.
+            disk.sync_folder(layout.shard_path(self.root, note.last_base))
+            disk.replace(
+                os.path.join(self.root, "tmp"),
+                os.path.join(folder, f"{note.size:016d}.json"),
+                canonical.encode(note),
+            )
             for old in sorted(_names(folder))[:-2]:
                 disk.remove(os.path.join(folder, old))
 
@@ -218,11 +280,15 @@ class Log:
 
         Columns as segment.schema(). Raises Corrupt with the first position that cannot be trusted.
         """
-        stop = self.advance() if stop is None else min(stop, self.advance())
-        index = max(0, bisect.bisect_right(self._bases, start) - 1)
-        while index < len(self._bases) and (base := self._bases[index]) < stop:
+        with self._mine():
+            size = self.advance()
+            index = max(0, bisect.bisect_right(self._bases, start) - 1)
+            bounds = [*self._bases[index:], size]
+        stop = size if stop is None else min(stop, size)
+        for base, end in itertools.pairwise(bounds):
+            if base >= stop:
+                return
             said, batch = self._load(base)
-            end = self._bases[index + 1] if index + 1 < len(self._bases) else self.size
             if base + said.n != end:
                 raise Corrupt(
                     f"{layout.segment_path(self.root, base)} holds {said.n} events, but the next segment "
@@ -232,7 +298,6 @@ class Log:
             low, high = max(start, base), min(stop, end)
             if low < high:
                 yield low, said, batch.slice(low - base, high - low)
-            index += 1
 
     def _load(self, base: int) -> tuple[Footer, pa.RecordBatch]:
         path = layout.segment_path(self.root, base)
@@ -268,10 +333,15 @@ class Log:
 
     def position(self, as_of: AsOf) -> int:
         """How many events `as_of` means: a count, an event id or its beginning (up to and with that
-        event), or a time (all before the first event that was recorded later)."""
+        event), or a time (all before the first event that was recorded later).
+
+        Text that begins with a zero is an id: ids do until the year 2527, counts and years do not.
+        """
         size = self.advance()
         if as_of is None:
             return size
+        if isinstance(as_of, str) and len(as_of) > 1 and as_of[0] == "0":
+            return self.find(as_of).position + 1
         if isinstance(as_of, str) and as_of.isdecimal():
             as_of = int(as_of)
         if isinstance(as_of, int):
@@ -327,6 +397,13 @@ def to_event(position: int, row: dict[str, object]) -> Event:
         causation_id=text(row["causation_id"]),
         body=bytes(row["body"]),  # type: ignore[call-overload]
     )
+
+
+def _base(root: str, shard: str, name: str) -> int:
+    """The position in a segment's file name, -1 for any other file."""
+    base = int(name[:-8]) if name.endswith(".parquet") and name[:-8].isdecimal() else -1
+    is_segment = base >= 0 and layout.segment_path(root, base) == os.path.join(root, "log", shard, name)
+    return base if is_segment else -1
 
 
 def _names(folder: str) -> list[str]:

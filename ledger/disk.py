@@ -45,12 +45,14 @@ def sync_folder(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Create a folder, durably; it may exist. Parents are created too."""
+    """Create a folder, durably; it may exist. Parents are created too.
+
+    One that exists is made durable as well: whoever made it may have been cut off before that.
+    """
     parent = os.path.dirname(path)
     try:
-        os.mkdir(path)
-    except FileExistsError:
-        return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
     except FileNotFoundError:
         make_folder(parent)
         with contextlib.suppress(FileExistsError):
@@ -61,24 +63,21 @@ def make_folder(path: str) -> None:
 def write_temporary(folder: str, data: bytes) -> str:
     """Write and sync a new file in `folder`; its path. Raises NotAppended, leaving nothing behind."""
     path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}")
-    file = -1
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
-        sync_file(file)
-    except OSError as error:
-        if file >= 0:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(file, view) :]
+            sync_file(file)
+        finally:
             os.close(file)
+    except OSError as error:
         remove(path)
         raise NotAppended(f"nothing was appended: {path}: {plain(error)}") from error
     except BaseException:  # Ctrl-C between two calls: leave no litter
-        if file >= 0:
-            os.close(file)
         remove(path)
         raise
-    os.close(file)
     return path
 
 
@@ -111,6 +110,16 @@ def publish(temporary_folder: str, target: str, data: bytes) -> bool:
     finally:
         remove(temporary)
     return made
+
+
+def replace(temporary_folder: str, target: str, data: bytes) -> None:
+    """Write `target` anew, whole but not durably: for what may be lost. Raises NotAppended."""
+    temporary = write_temporary(temporary_folder, data)
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        remove(temporary)
+        raise NotAppended(f"{target}: {plain(error)}") from error
 
 
 def remove(path: str) -> None:

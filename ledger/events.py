@@ -347,7 +347,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def data(self) -> EventData:
         """The typed data, upcast to today's version. Raises Unsupported for an unknown type."""
-        return parse(self.type, self.version, msgspec.json.decode(self.body)["data"])
+        try:
+            data = msgspec.json.decode(self.body)["data"]
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+            raise UsageError(f"malformed {self.type}: its body holds no data") from None
+        return parse(self.type, self.version, data)
 
 
 def upcast(kind: str, version: int, data: dict[str, Any]) -> dict[str, Any]:
@@ -362,6 +366,8 @@ def upcast(kind: str, version: int, data: dict[str, Any]) -> dict[str, Any]:
     if version > struct.VERSION:
         raise Unsupported(f"event {kind} has version {version}, this program knows up to {struct.VERSION}; update it")
     while version < struct.VERSION:
+        if (kind, version) not in UPCASTERS:
+            raise Unsupported(f"event {kind} has version {version}, which no version of this program wrote")
         data = UPCASTERS[kind, version](data)
         version += 1
     return data
@@ -375,15 +381,21 @@ def parse(kind: str, version: int, data: dict[str, Any]) -> EventData:
         raise UsageError(f"malformed {kind}: {error}") from None
 
 
-def check(data: EventData) -> None:
-    """Refuse a struct whose fields do not hold what their types say (structs do not check on their own)."""
+def check(data: EventData) -> Any:
+    """The struct as its body will hold it (canonical.plain), proved to be readable again.
+
+    Raises UsageError where a field does not hold what its type says: structs do not check on their
+    own, and a NaN where only a number may stand would be a text in the body that nobody can parse.
+    """
     struct = TYPES.get(getattr(data, "TYPE", ""))
     if struct is None or not isinstance(data, struct):
         raise UsageError(f"{type(data).__name__} is not an event")
+    plain = canonical.plain(data)
     try:
-        msgspec.convert(msgspec.to_builtins(data), struct)
+        msgspec.convert(plain, struct)
     except msgspec.ValidationError as error:
         raise UsageError(f"malformed {data.TYPE}: {error}") from None
+    return plain
 
 
 def named(mapping: dict[str, Any]) -> tuple[NameValue, ...]:

@@ -47,11 +47,11 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def shard_path(root: str, base: int) -> str:
-    return os.path.join(root, "log", f"{base >> SHARD_BITS:08x}")
+    return f"{root}/log/{base >> SHARD_BITS:08x}"
 
 
 def segment_path(root: str, base: int) -> str:
-    return os.path.join(shard_path(root, base), f"{base:016d}.parquet")
+    return f"{root}/log/{base >> SHARD_BITS:08x}/{base:016d}.parquet"
 
 
 def create(root: str, origin: str | None = None) -> Identity:
@@ -62,13 +62,16 @@ def create(root: str, origin: str | None = None) -> Identity:
     if is_ledger(root):
         return identity(root)
     try:
-        disk.make_folder(root)
-        if (litter := [name for name in os.listdir(root) if not name.startswith(".")]) and not set(litter) <= set(
-            FOLDERS
-        ):
-            raise UsageError(
-                f"{root} is not empty (it holds {sorted(litter)[0]}); a ledger needs a folder of its own"
-            )
+        root.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{root!a} is not UTF-8 text; a ledger needs a path that every program can write") from None
+    try:
+        if not os.path.isdir(root):
+            disk.make_folder(root)
+        # The mark may be there by now: another process makes the same ledger at this moment.
+        litter = [name for name in os.listdir(root) if not name.startswith(".") and name not in (*FOLDERS, MARK)]
+        if litter:
+            raise UsageError(f"{root} is not empty (it holds {min(litter)}); a ledger needs a folder of its own")
         for name in FOLDERS:
             disk.make_folder(os.path.join(root, name))
     except OSError as error:
@@ -96,7 +99,8 @@ def identity(root: str) -> Identity:
         raise NotALedger(f"cannot read {path}: {disk.plain(error)}") from None
     try:
         said = msgspec.json.decode(text, type=dict)
-        if isinstance(said.get("format"), int) and said["format"] > FORMAT:
+        # A newer format may have a newer digest; but if the id is right with our format, a byte was changed.
+        if isinstance(said.get("format"), int) and said["format"] > FORMAT and not _ours({**said, "format": FORMAT}):
             raise Unsupported(
                 f"{root} has format {said['format']}, this program reads up to {FORMAT}; update experiment-ledger"
             )
@@ -106,6 +110,14 @@ def identity(root: str) -> Identity:
     if found.id != found.digest():
         raise Corrupt(f"{path} is damaged: its id is not the digest of its content")
     return found
+
+
+def _ours(said: dict[str, object]) -> bool:
+    try:
+        found = msgspec.convert(said, Identity)
+    except msgspec.ValidationError:
+        return False
+    return found.id == found.digest()
 
 
 def is_ledger(root: str) -> bool:

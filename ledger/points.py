@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from ledger import disk, segment
-from ledger.errors import Corrupt, UsageError
+from ledger.errors import Corrupt, NotAppended, UsageError
 from ledger.events import Column, MetricsLogged
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def write_chunk(root: str, run: str, source: str, writer: str, number: int, poin
         raise UsageError("a chunk needs at least one point")
     steps, names, values, times = zip(*points, strict=True)
     arrays = [
-        pa.array(column, field.type) for column, field in zip((steps, names, values, times), _schema(), strict=True)
+        segment.column(taken, field.type)
+        for taken, field in zip((steps, names, values, times), _schema(), strict=True)
     ]
     batch = pa.RecordBatch.from_arrays(arrays, schema=_schema())
     out = pa.BufferOutputStream()
@@ -75,7 +76,7 @@ def write_chunk(root: str, run: str, source: str, writer: str, number: int, poin
     try:
         disk.make_folder(os.path.dirname(target))
     except OSError as error:
-        raise UsageError(f"cannot write metrics to {target}: {disk.plain(error)}") from error
+        raise NotAppended(f"nothing was appended: {target}: {disk.plain(error)}") from error
     if not disk.publish(os.path.join(root, "tmp"), target, segment.seal(bytearray(out.getvalue()))):
         raise Corrupt(f"{target} exists already: two writers share one id")
     return MetricsLogged(
@@ -104,12 +105,11 @@ def read_chunk(root: str, event: MetricsLogged) -> pa.RecordBatch:
             data = file.read()
         if not segment.seal_holds(data):
             raise Corrupt(f"{path} is not what was written: its seal does not hold")
-        table = pq.ParquetFile(pa.BufferReader(data)).read().cast(_schema()).combine_chunks()
+        batch = pq.ParquetFile(pa.BufferReader(data)).read().cast(_schema()).combine_chunks().to_batches()[0]
     except FileNotFoundError:
         raise Corrupt(f"the metrics chunk {path} is missing") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, IndexError, ValueError) as error:
         raise Corrupt(f"the metrics chunk {path} cannot be read: {error}") from None
-    batch = table.to_batches()[0]
     if batch.num_rows != event.rows or digest(batch) != event.sha256:
         raise Corrupt(f"the metrics chunk {path} is not what its event says: the digest differs")
     return batch

@@ -86,8 +86,18 @@ class Ledger:
 
     def _cache(self, as_of: AsOf) -> str:
         position = self.log.position(as_of)
-        # -P: the folder that the script runs in must not shadow our packages.
-        command = [sys.executable, "-P", "-m", "commands", "--ledger", self.path, "--json", "rebuild", "--locate"]
+        # -P and this module: neither the script's folder nor PYTHONPATH may shadow our packages.
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "experiment_ledger",
+            "--ledger",
+            self.path,
+            "--json",
+            "rebuild",
+            "--locate",
+        ]
         done = subprocess.run([*command, "--as-of", str(position)], capture_output=True, check=False, text=True)
         if done.returncode:
             raise LedgerError(done.stderr.strip().removeprefix("ledger: ") or "the tables could not be built")
@@ -103,14 +113,29 @@ def query_cache(path: str, query: str, parameters: Collection[Any] = ()) -> pa.T
 
     connection = connect(path)
     try:
+        if len(connection.extract_statements(query)) > 1:
+            raise UsageError("SQL: several statements were given; one query is answered at a time")
         relation = connection.sql(query, params=list(parameters) or None)
         if relation is None:
             raise UsageError("SQL: this statement returns no rows; only queries are answered here")
-        return relation.to_arrow_table()
+        rows = relation.to_arrow_table()
+        return rows.rename_columns(_distinct(rows.column_names))
     except duckdb.Error as error:
         raise UsageError(f"SQL: {_plain(error)}") from None
     finally:
         connection.close()
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Of two columns called alike the second becomes name_1: a row as a map would lose one of them."""
+    found: dict[str, None] = {}
+    for name in names:
+        other, number = name, 0
+        while other in found:
+            number += 1
+            other = f"{name}_{number}"
+        found[other] = None
+    return list(found)
 
 
 def _plain(error: Exception) -> str:

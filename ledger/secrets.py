@@ -34,18 +34,25 @@ _SHAPES = tuple(
             "WANDB_API_KEY wandb_api_key",
             rb"(?i:wandb_api_key)\W{1,30}[0-9a-f]{40}",
         ),
-        ("private key", "PRIVATE", rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----"),
+        (
+            "private key",
+            "PRIVATE",
+            rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[\s\S]{0,16000}?-----END [A-Z ]{0,30}PRIVATE KEY-----)?",
+        ),
         ("JSON web token", "eyJ", rb"eyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
         ("password in a URL", "://", rb"://[^\s/:@'\"]{1,80}:[^\s/@'\"]{3,200}@[A-Za-z0-9]"),
     ]
 )
 
 
+_ANCHORED = tuple((anchor, shape) for shape in _SHAPES for anchor in shape.anchors)
+
+
 def find(data: str | bytes) -> str | None:
     """The kind of the first access token in `data`, or None. The token itself is never returned."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    for shape in _SHAPES:
-        if any(anchor in raw for anchor in shape.anchors) and shape.pattern.search(raw):
+    for anchor, shape in _ANCHORED:
+        if anchor in raw and shape.pattern.search(raw):
             return shape.kind
     return None
 

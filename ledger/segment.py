@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 import os
+from array import array
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,7 +113,7 @@ def encode(rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str) 
         keys["ledger.leaves"] = base64.b64encode(joined).decode()
     keys["ledger.seal"] = BLANK.decode()
     arrow = schema()
-    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), arrow, strict=True)]
+    columns = [column(values, field.type) for values, field in zip(zip(*rows, strict=True), arrow, strict=True)]
     plain = len(rows) < _PLAIN_BELOW
     out = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -128,11 +130,45 @@ def encode(rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str) 
     return seal(bytearray(out.getvalue())), leaves
 
 
+def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow array of binary, string, float or integer values; None becomes null.
+
+    pyarrow.array would do, but where pandas is installed it imports it at its first call: half a
+    second of CPU that a training script should not pay for.
+    """
+    import pyarrow as pa
+
+    given: Sequence[Any] = values
+    bitmap = None
+    if None in values:
+        bits = sum(1 << index for index, value in enumerate(values) if value is not None)
+        bitmap = pa.py_buffer(bits.to_bytes((len(values) + 7) // 8, "little"))
+    if pa.types.is_fixed_size_binary(kind):
+        blank = bytes(kind.byte_width)
+        data = b"".join([blank if value is None else value for value in given])
+        if len(data) != kind.byte_width * len(values):
+            raise ValueError(f"a value is not of {kind.byte_width} bytes")
+        return pa.Array.from_buffers(kind, len(values), [bitmap, pa.py_buffer(data)])
+    if pa.types.is_binary(kind) or pa.types.is_string(kind):
+        if pa.types.is_string(kind):
+            given = [b"" if value is None else value.encode() for value in given]
+        ends = array("i", itertools.accumulate(map(len, given), initial=0))
+        return pa.Array.from_buffers(kind, len(values), [bitmap, pa.py_buffer(ends), pa.py_buffer(b"".join(given))])
+    code = "d" if pa.types.is_floating(kind) else {16: "h", 64: "q"}[kind.bit_width]
+    return pa.Array.from_buffers(kind, len(values), [bitmap, pa.py_buffer(array(code, given))])
+
+
 def seal(data: bytearray) -> bytes:
     """Fill in the seal of a Parquet file that was written with a blank one."""
     at = data.rindex(_SEAL) + len(_SEAL)
     data[at : at + 64] = sha256(data).hexdigest().encode()
     return bytes(data)
+
+
+def seal_of(data: bytes) -> str:
+    """The seal of a sealed Parquet file, unchecked."""
+    at = data.rindex(_SEAL) + len(_SEAL)
+    return data[at : at + 64].decode()
 
 
 def seal_holds(data: bytes) -> bool:
@@ -176,8 +212,11 @@ def footer(tail: bytes, path: str) -> Footer:
         n = int(_need(tail, "ledger.n"))
         packed = _value(tail, "ledger.leaves")
         joined = base64.b64decode(packed, validate=True) if packed is not None else b""
+        body_sha = _need(tail, "ledger.body_sha").decode()
         if n < 1 or (packed is not None and len(joined) != n * HASH_BYTES):
             raise ValueError("row count")
+        if packed is not None and sha256(joined).hexdigest() != body_sha:
+            raise ValueError("leaves")  # else a damaged leaf would enter the root that the next commit names
         return Footer(
             ledger_id=_need(tail, "ledger.id").decode(),
             n=n,
@@ -186,7 +225,7 @@ def footer(tail: bytes, path: str) -> Footer:
             leaves=tuple(joined[i : i + HASH_BYTES] for i in range(0, len(joined), HASH_BYTES))
             if packed is not None
             else None,
-            body_sha=_need(tail, "ledger.body_sha").decode(),
+            body_sha=body_sha,
             seal=_need(tail, "ledger.seal").decode(),
         )
     except (ValueError, UnicodeDecodeError):
@@ -223,7 +262,12 @@ def decode(data: bytes, path: str, ledger_id: str | None = None) -> tuple[Footer
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    said = footer(data[-_PEEK:], path)
+    try:
+        said = footer(data[-_PEEK:], path)
+    except Unsupported:
+        if seal_holds(data):
+            raise
+        raise Corrupt(f"{path} is not what was written: its seal does not hold") from None
     if not seal_holds(data):
         raise Corrupt(f"{path} is not what was written: its seal does not hold")
     if ledger_id is not None and said.ledger_id != ledger_id:

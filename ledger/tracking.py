@@ -11,6 +11,7 @@ the start and the outcome, the child adds points.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - pyarrow may come only with a flush at exit; it needs this before
 import contextlib
 import os
 import platform
@@ -21,16 +22,19 @@ import threading
 import time
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, get_args
 
-from ledger import canonical, events, layout, points
+from ledger import canonical, disk, events, layout, points, secrets
 from ledger.chain import Log
-from ledger.errors import LedgerError, UsageError
-from ledger.writer import Draft
+from ledger.errors import LedgerError, Unknown, UsageError
+from ledger.writer import Draft, uuid7
 
 FLUSH_POINTS = 65_536
 FLUSH_SECONDS = 5.0
 KEEP_POINTS = 4 * FLUSH_POINTS  # beyond this the disk has been refusing for long: drop, and say so
+NAME_LENGTH = 400  # characters of one metric's name
+NAMES_BYTES = 32_768  # of all names in one event, which holds 48 KiB
+WARNINGS = 20  # different ones a run tells
 
 
 class Run:
@@ -51,6 +55,7 @@ class Run:
         self._flushing = threading.Lock()
         self._wake = threading.Event()
         self._done = False
+        self._refused = False  # whether the disk refused the last flush
         self._warned: set[str] = set()
         self._started_at = layout.now_text()
         self._clock = time.perf_counter()
@@ -64,8 +69,13 @@ class Run:
         Raises nothing: what is not a number is dropped, counted in `dropped`, and told once.
         """
         try:
+            if self._done or os.getpid() != self._pid:
+                self._drop("log", "the run has ended" if self._done else "a forked process cannot log into its run")
+                return
             now = layout.now_us()
             at = self._step + 1 if step is None else int(step)
+            if not canonical.INT64_MIN <= at <= canonical.INT64_MAX:
+                raise UsageError(f"step {at:.3e} does not fit into 64 bits")
             taken = [(at, name, value, now) for name, value in _numbers(values, "", self._drop)]
             with self._lock:
                 self._step = at
@@ -128,23 +138,44 @@ class Run:
 
     def flush(self) -> None:
         """Write out what is buffered. Raises nothing; what the disk refuses is tried again later."""
+        if os.getpid() != self._pid:
+            return
         with self._flushing:
             with self._lock:
                 taken, self._points = self._points, []
-            if not taken:
-                return
-            try:
-                writer = self._log.writer
-                number, self._chunks = self._chunks, self._chunks + 1
-                event = points.write_chunk(self._log.root, self.id, "api", writer.id.hex(), number, taken)
-                self._append(event)
-            except Exception as error:
-                with self._lock:
-                    self._points[:0] = taken
-                self._drop(None, error)
+            while taken:
+                part = taken[: _fitting(taken)]
+                try:
+                    self._write(part)
+                except UsageError as error:  # no later try can succeed
+                    self.dropped += len(part)
+                    self._drop(None, error)
+                except Exception as error:
+                    with self._lock:
+                        self._points[:0] = taken
+                    self._refused = True
+                    self._drop(None, error)
+                    return
+                taken = taken[len(part) :]
+            self._refused = False
+
+    def _write(self, taken: list[points.Point]) -> None:
+        log = self._log
+        number, self._chunks = self._chunks, self._chunks + 1
+        event = points.write_chunk(log.root, self.id, "api", log.writer.id.hex(), number, taken)
+        try:
+            self._append(event)
+        except Unknown:
+            raise
+        except LedgerError:  # nothing names the chunk: it would only fill the disk
+            disk.remove(os.path.join(log.root, event.chunk))
+            raise
 
     def finish(self, status: events.Status = "ok", *, reason: str = "", **final: float) -> None:
-        """End the run. Keyword arguments are final metrics (`run.finish(val_bpb=1.21)`). Raises nothing."""
+        """End the run. Keyword arguments are final metrics (`run.finish(val_bpb=1.21)`). Raises nothing.
+
+        A status that is none of events.Status is recorded as a crash that names it.
+        """
         if self._done or os.getpid() != self._pid:
             return
         if final:
@@ -153,12 +184,14 @@ class Run:
         self._wake.set()
         atexit.unregister(self._at_exit)
         self.flush()
-        if self._points:
+        if self._points:  # the disk still refuses
             self.dropped += len(self._points)
             self._warn("points", f"{len(self._points)} points could not be recorded")
         if not self._joined:
             try:
-                self._append(self._outcome(status, reason))
+                if status not in get_args(events.Status):
+                    status, reason = "crash", f"finished with status {status!r} {reason}"
+                self._append(self._outcome(status, _sayable(reason)))
             except Exception as error:
                 self._drop(None, error)
         with contextlib.suppress(Exception):
@@ -180,7 +213,7 @@ class Run:
             metric=self.metric,
             value=last.value if last else None,
             pre_value=None,
-            finals=tuple(self._last[name] for name in sorted(self._last)[:200]),
+            finals=self._finals(),
             steps=self._step + 1 if self._step >= 0 else None,
             tokens=None,
             wall_s=time.perf_counter() - self._clock,
@@ -193,43 +226,73 @@ class Run:
             ended_at=layout.now_text(),
         )
 
+    def _finals(self) -> tuple[events.FinalMetric, ...]:
+        """The last values by name: 200 of them at most, and no more than an event holds."""
+        names, room = [], NAMES_BYTES
+        for name in sorted(self._last, key=lambda name: (name != self.metric, name))[:200]:
+            if (room := room - len(canonical.text(name))) >= 0:
+                names.append(name)
+        return tuple(self._last[name] for name in sorted(names))
+
     def _append(self, data: events.EventData) -> None:
-        self._log.writer.append([Draft(f"run/{self.id}", data)])
+        """Append one event; where the log cannot tell whether it got there, look, and only then repeat."""
+        draft = Draft(f"run/{self.id}", data, event_id=str(uuid7(layout.now_us())))
+        start = self._log.size
+        try:
+            self._log.writer.append([draft])
+        except Unknown as unknown:
+            try:
+                self._log = Log(self._log.root)  # the writer whose sync failed is done for
+                after = self._log.events(start=start, stream=draft.stream)
+                found = any(event.event_id == draft.event_id for event in after)
+            except Exception as error:
+                raise unknown from error
+            if not found:
+                self._log.writer.append([draft])
 
     def _flush_often(self) -> None:
         while not self._done:
-            self._wake.wait(FLUSH_SECONDS)
+            if self._refused:  # a full buffer must not try without a pause
+                time.sleep(FLUSH_SECONDS)
+            else:
+                self._wake.wait(FLUSH_SECONDS)
             self._wake.clear()
             if not self._done:
                 self.flush()
 
     def _at_exit(self) -> None:
-        error = getattr(sys, "last_value", None)
-        if error is not None:
-            self.finish("crash", reason=f"{type(error).__name__}: {error}"[:300])
-        else:
+        self._ended(getattr(sys, "last_value", None))
+
+    def _ended(self, error: BaseException | None) -> None:
+        """Finish as the exception says that ended the script or the block."""
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             self.finish()
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("interrupted", reason="interrupted from the keyboard")
+        else:
+            try:
+                reason = f"{type(error).__name__}: {error}"
+            except Exception:
+                reason = type(error).__name__
+            memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            self.finish("oom" if memory else "crash", reason=reason)
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None:
-            self.finish()
-        elif isinstance(error, KeyboardInterrupt):
-            self.finish("interrupted", reason="interrupted from the keyboard")
-        else:
-            self.finish("crash", reason=f"{type(error).__name__}: {error}"[:300])
+        self._ended(error)
 
     def _drop(self, what: str | None, error: Exception | str) -> None:
         if what is not None:
             self.dropped += 1
-        self._warn(what or type(error).__name__, f"{what or 'metrics'}: {error}")
+        with contextlib.suppress(Exception):  # an error whose text cannot be made
+            self._warn(what or type(error).__name__, f"{what or 'metrics'}: {error}")
 
     def _warn(self, key: str, message: str) -> None:
-        if key not in self._warned:
+        if key not in self._warned and len(self._warned) < WARNINGS:
             self._warned.add(key)
-            print(f"ledger: {' '.join(message.split())[:300]} (said once; training goes on)", file=sys.stderr)
+            _tell(f"{' '.join(message.split())[:300]} (said once; training goes on)")
 
 
 def _numbers(values: Mapping[str, Any], prefix: str, drop: Any) -> list[tuple[str, float]]:
@@ -242,10 +305,40 @@ def _numbers(values: Mapping[str, Any], prefix: str, drop: Any) -> list[tuple[st
         try:
             if isinstance(value, (str, bytes)):
                 raise TypeError
-            found.append((full, float(value)))
-        except (TypeError, ValueError, OverflowError):
-            drop(full, f"{type(value).__name__} is not a number, dropped")
+            number = float(value)
+        except Exception:  # a tensor of a lost device raises whatever it likes
+            drop(full[:100], f"{type(value).__name__} is not a number, dropped")
+            continue
+        if len(full) > NAME_LENGTH or not full.isprintable():
+            drop(ascii(full[:50]), f"a metric's name is printable, with {NAME_LENGTH} characters at most; dropped")
+            continue
+        found.append((full, number))
     return found
+
+
+def _fitting(taken: list[points.Point]) -> int:
+    """How many of the points, from the first, have names that fit into one event."""
+    names: set[str] = set()
+    room = NAMES_BYTES
+    for index, point in enumerate(taken):
+        if point[1] not in names:
+            names.add(point[1])
+            room -= len(canonical.text(point[1])) + 1
+            if room < 0 and index:
+                return index
+    return len(taken)
+
+
+def _sayable(reason: object) -> str:
+    """A reason as an event can hold it: one short line of Unicode without access tokens."""
+    line = " ".join(str(reason or "").split()).encode("utf-8", "replace")
+    return secrets.redact(line)[0].decode("utf-8", "replace")[:300]
+
+
+def _tell(message: str) -> None:
+    with contextlib.suppress(Exception):  # stderr may be closed
+        if sys.stderr is not None:
+            print(f"ledger: {message}", file=sys.stderr)
 
 
 _current: Run | None = None
@@ -280,17 +373,18 @@ def init(
         _current.finish()
     joined = os.environ.get("LEDGER_RUN_ID")
     if joined:
+        if not events.STREAM_PATTERN.fullmatch(f"run/{joined}"):
+            raise UsageError(f"LEDGER_RUN_ID is {joined!r}, which is not the id of a run")
         run = Run(Log(path), joined, metric, joined=True)
     else:
-        log = Log.create() if path is None and "LEDGER_HOME" not in os.environ else Log(path)
-        run = Run(log, random.token_hex(8), metric, joined=False)
-        run._done = True  # until the start is on record, an exit must not record an end
+        log = Log.create() if path is None and not os.environ.get("LEDGER_HOME") else Log(path)
+        name = random.token_hex(8)
         log.writer.append(
             [
                 Draft(
-                    f"run/{run.id}",
+                    f"run/{name}",
                     _start(
-                        run.id,
+                        name,
                         config or {},
                         seed,
                         metric,
@@ -306,7 +400,7 @@ def init(
                 )
             ]
         )
-        run._done = False
+        run = Run(log, name, metric, joined=False)
     _current = run
     return run
 
@@ -372,7 +466,7 @@ def log(values: Mapping[str, Any], step: int | None = None) -> None:
         _current.log(values, step)
     elif not _told:
         _told = True
-        print("ledger: ledger.log was called before ledger.init; nothing is recorded (said once)", file=sys.stderr)
+        _tell("ledger.log was called before ledger.init; nothing is recorded (said once)")
 
 
 _told = False

@@ -81,10 +81,15 @@ class _Verifier:
         self.sequences: dict[bytes, int] = {}
         self.segments = self.bytes = self.chunks = 0
         self.blobs: dict[str, int | None] = {}  # digest -> position of an event that needs it
-        self.heads: list[tuple[int, int, str]] = []  # (position of the judgement, size, root)
+        self.heads: list[tuple[int, str, int, str]] = []  # (position and path of the judgement, size, root)
 
     def report(self) -> Report:
-        self.identity = layout.identity(self.root)
+        try:
+            self.ledger_id: str | None = layout.identity(self.root).id
+        except Corrupt as error:
+            path = os.path.join(self.root, layout.MARK)
+            self.wrong(None, path, str(error).removeprefix(f"{path} "))
+            self.ledger_id = None
         self.walk()
         self.check_judgements()
         self.check_blobs()
@@ -129,7 +134,7 @@ class _Verifier:
             with open(path, "rb") as file:
                 data = file.read()
             self.bytes += len(data)
-            said, batch = segment.decode(data, path, self.identity.id)
+            said, batch = segment.decode(data, path, self.ledger_id)
         except (Corrupt, OSError) as error:
             self.wrong(base, path, str(error).removeprefix(f"{path} ") if isinstance(error, Corrupt) else str(error))
             self.whole = False
@@ -150,15 +155,17 @@ class _Verifier:
         """The size and root that the writer of this segment had seen before it."""
         if said.base_hint > base:
             self.wrong(base, path, f"was written after {said.base_hint} events, but lies at position {base}")
+            self.whole = False
         elif self.whole:
             if self.roots.get(said.base_hint) == said.root_hint:
                 self.confirmed = max(self.confirmed, said.base_hint)
             else:
+                last = max(self.confirmed, said.base_hint - 1)
                 self.wrong(
                     min(self.confirmed, said.base_hint),
                     path,
                     f"saw another root over the first {said.base_hint} events than they have now: "
-                    f"something in positions {self.confirmed} to {max(self.confirmed, said.base_hint - 1)} was changed",
+                    f"something in positions {self.confirmed} to {last} was changed",
                 )
                 self.whole = False
 
@@ -195,6 +202,7 @@ class _Verifier:
                     f"writer {row['writer'].hex()[:8]} jumps from event {expected} to {row['writer_seq']}: "
                     "events in between were removed or moved",
                 )
+                self.whole = False
             self.sequences[row["writer"]] = row["writer_seq"] + 1
             yield index, event
 
@@ -215,16 +223,22 @@ class _Verifier:
             except Corrupt as error:
                 self.wrong(position, os.path.join(self.root, data.chunk), str(error))
         elif isinstance(data, DecisionMade):
-            self.heads.append((position, data.head.position, data.head.root))
+            self.heads.append((position, path, data.head.position, data.head.root))
         for digest in _blobs(data):
             self.blobs.setdefault(digest, position)
 
     def check_judgements(self) -> None:
-        for position, size, root in self.heads:
-            if self.whole and self.roots.get(size, root) != root:
+        for position, path, size, root in self.heads:
+            if size > position:
+                self.wrong(
+                    position,
+                    path,
+                    f"the judgement at position {position} says that it read {size} events: there were not so many",
+                )
+            elif self.whole and self.roots.get(size, root) != root:
                 self.wrong(
                     min(self.confirmed, size),
-                    layout.segment_path(self.root, position),
+                    path,
                     f"the judgement at position {position} read {size} events with another root than they have now",
                 )
 
@@ -235,6 +249,9 @@ class _Verifier:
                 self.blobs.setdefault(os.path.basename(base) + name, None)
         for digest, position in self.blobs.items():
             path = os.path.join(folder, digest[:2], digest[2:])
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                self.wrong(position, folder, f"{digest[:80]!r} is not the SHA-256 of a blob")
+                continue
             try:
                 with open(path, "rb") as file:
                     if sha256(file.read()).hexdigest() != digest:

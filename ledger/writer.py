@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger import canonical, disk, layout, secrets, segment
-from ledger.errors import Conflict, NotAppended, SecretRefused, Unknown, UsageError
+from ledger.errors import Conflict, LedgerError, NotAppended, SecretRefused, Unknown, UsageError
 from ledger.events import STREAM_PATTERN, EventData, check
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class Writer:
             except OSError as error:
                 raise NotAppended(f"nothing was appended: {self._tmp}: {disk.plain(error)}") from error
         disk.probe(self._tmp)
+        try:
+            disk.sync_folder(log.root)  # LEDGER.json may be another process's, seen before it was durable
+        except OSError as error:
+            raise NotAppended(f"nothing was appended: {log.root}: {disk.plain(error)}") from error
         log.head()
 
     def append(self, drafts: Sequence[Draft], expect: Expect | None = None) -> Appended:
@@ -82,25 +86,33 @@ class Writer:
         """
         if not drafts:
             raise UsageError("an append needs at least one event")
+        if self.pid != os.getpid():  # this process was forked from the writer's
+            self.pid, self._lock = os.getpid(), threading.Lock()
+            self._renew()
         with self._lock:
             if self._broken:
                 raise Unknown(self._broken)
             rows = [self._row(draft, index) for index, draft in enumerate(drafts)]
             return self._publish(rows, expect)
 
+    def _renew(self) -> None:
+        """Go on under another id: the sequence of numbers under one id must have no gap and no double."""
+        self.id, self._sequence = random.token_bytes(16), 0
+
     def _row(self, draft: Draft, index: int) -> segment.Row:
         data = draft.data
-        check(data)
+        plain = check(data)
         if not STREAM_PATTERN.fullmatch(draft.stream):
             raise UsageError(f"stream {draft.stream!r} is not of the form kind/name")
         recorded = layout.now_us()
-        event_id = uuid.UUID(draft.event_id) if draft.event_id else uuid7(recorded)
-        body = canonical.encode(
+        event_id = _uuid(draft.event_id) or uuid7(recorded)
+        causation_id, correlation_id = _uuid(draft.causation_id), _uuid(draft.correlation_id)
+        body = canonical.text(
             {
                 "actor": self.actor,
-                "causation_id": draft.causation_id,
-                "correlation_id": draft.correlation_id,
-                "data": data,
+                "causation_id": str(causation_id) if causation_id else None,
+                "correlation_id": str(correlation_id) if correlation_id else None,
+                "data": plain,
                 "event_id": str(event_id),
                 "recorded_at": layout.time_text(recorded),
                 "stream": draft.stream,
@@ -128,16 +140,16 @@ class Writer:
             writer=self.id,
             writer_seq=self._sequence + index,
             recorded_at=recorded,
-            correlation_id=uuid.UUID(draft.correlation_id).bytes if draft.correlation_id else None,
-            causation_id=uuid.UUID(draft.causation_id).bytes if draft.causation_id else None,
+            correlation_id=correlation_id.bytes if correlation_id else None,
+            causation_id=causation_id.bytes if causation_id else None,
             actor=self.actor,
             body=body,
         )
 
     def _publish(self, rows: list[segment.Row], expect: Expect | None) -> Appended:
         log = self.log
-        base_hint = log.advance()
-        data, leaves = segment.encode(rows, log.identity.id, base_hint, log.root_hex())
+        seen = log.seen()
+        data, leaves = segment.encode(rows, log.identity.id, seen.position, seen.root)
         checked = expect.size if expect else 0
         temporary = disk.write_temporary(self._tmp, data)
         try:
@@ -156,13 +168,18 @@ class Writer:
                     f"{error}; open the ledger again and look for event {uuid.UUID(bytes=rows[0].event_id)}"
                 )
                 raise
+            self._sequence += len(rows)
+        except LedgerError:
+            raise
+        except BaseException:  # Ctrl-C may have come after the link: the next number is not known
+            self._renew()
+            raise
         finally:
             disk.remove(temporary)
-        self._sequence += len(rows)
-        log.step(segment.footer(data[-8192:], "the segment just written"), leaves)
+        log.step(position, segment.seal_of(data), leaves)
         self._since_note += 1
         if self._since_note >= _NOTE_EVERY:
-            self.close()
+            self._note()
         return Appended(position, tuple(str(uuid.UUID(bytes=row.event_id)) for row in rows))
 
     def _refuse_conflict(self, expect: Expect, start: int) -> None:
@@ -179,18 +196,30 @@ class Writer:
         folder = layout.shard_path(self.log.root, position)
         try:
             disk.make_folder(folder)
-            disk.sync_folder(os.path.dirname(folder))
-            if shard:  # the names before this one must be durable before anything follows them
-                disk.sync_folder(layout.shard_path(self.log.root, position - 1))
+            # The names before this one must be durable before anything follows them. The last of them
+            # need not lie in the shard before: a large commit may reach over several.
+            if (last := self.log.last_base) is not None and last >> layout.SHARD_BITS != shard:
+                disk.sync_folder(layout.shard_path(self.log.root, last))
         except OSError as error:
             raise NotAppended(f"nothing was appended: {folder}: {disk.plain(error)}") from error
         self._synced_shard = shard
 
     def close(self) -> None:
         """Note the head for the next open. The writer stays usable."""
+        with self._lock:
+            self._note()
+
+    def _note(self) -> None:
         if self._sequence and not self._broken:
             self.log.note_head()
             self._since_note = 0
+
+
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text) if text else None
+    except (ValueError, AttributeError, TypeError):
+        raise UsageError(f"{text!r} is not the id of an event (a UUID)") from None
 
 
 def uuid7(microseconds: int) -> uuid.UUID:

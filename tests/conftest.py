@@ -1,0 +1,241 @@
+"""What every test starts from, and the examples that the tests of the log share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ledger import events, segment
+from ledger.chain import Log
+from ledger.writer import Draft
+
+
+@pytest.fixture(autouse=True)
+def _no_ledger_in_the_environment(monkeypatch):
+    for name in ("LEDGER_HOME", "LEDGER_RUN_ID", "LEDGER_ACTOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """An empty ledger."""
+    return Log.create(tmp_path / "ledger")
+
+
+@pytest.fixture(scope="session")
+def remark():
+    """remark(text) is a draft of the smallest event, in its own stream or a given one."""
+
+    def make(text="a reason", stream="event/remarks", **more):
+        return Draft(stream, events.EventRetracted(target="0" * 36, reason=text), **more)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def files_of():
+    """files_of(log) are the paths of the segments in order."""
+
+    def listed(log):
+        return [Path(path) for base, path in Log.listed_in(log.root) if base >= 0]
+
+    return listed
+
+
+@pytest.fixture(scope="session")
+def forge():
+    """forge(log, path, change) rewrites a segment with change(row) for each row, consistent in itself."""
+
+    def rewrite(log, path, change):
+        data = Path(path).read_bytes()
+        said, batch = segment.decode(data, str(path))
+        rows = [segment.Row(**row) for row in batch.to_pylist()]
+        moments = batch.column("recorded_at").cast("int64").to_pylist()
+        rows = [change(row._replace(recorded_at=moment)) for row, moment in zip(rows, moments, strict=True)]
+        made, _ = segment.encode(rows, said.ledger_id, said.base_hint, said.root_hint)
+        Path(path).write_bytes(made)
+
+    return rewrite
+
+
+@pytest.fixture(scope="session")
+def script():
+    """script(text, **environment) runs Python in a process of its own."""
+
+    def run(text, cwd=None, timeout=120, **environment):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_")}
+        return subprocess.run(
+            [sys.executable, "-c", text],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+            env={**clean, **environment},
+        )
+
+    return run
+
+
+_NOISE = events.NoiseClass(platform="Linux x86_64", scale="tiny", metric="val_bpb", stage="train")
+_HEX = "ab" * 32
+
+
+@pytest.fixture(scope="session")
+def examples():
+    """One struct of every event type."""
+    made = [
+        events.ExperimentRegistered(
+            experiment="e1",
+            name="first",
+            family="first",
+            question="does it help?",
+            runner="script/1",
+            command=("python", "train.py"),
+            plan="[experiment]\nname = 'first'\n",
+            plan_digest=_HEX,
+            base="b1",
+            metric="val_bpb",
+            direction="lower",
+            delta=0.001,
+            alpha=0.05,
+            estimand="wallclock",
+            seeds=(0, 1, 2),
+            seed_role="confirm",
+            control="baseline",
+            arms=(
+                events.Arm(name="baseline", role="control"),
+                events.Arm(name="wide", role="treatment", env=(events.NameValue("WIDTH", "4"),), args=("--wide",)),
+            ),
+            hypotheses=(events.Hypothesis(arm="wide", predict="better"),),
+            pair_tier="seed",
+            noise_class=_NOISE,
+            stopping="fixed",
+            looks=(3,),
+            tau=None,
+            n_max=None,
+            policy="paired-t/1",
+            timeout=60.0,
+            amends=None,
+        ),
+        events.RunStarted(
+            run="r1",
+            experiment="e1",
+            arm="baseline",
+            role="control",
+            seed=0,
+            seed_role="confirm",
+            base="b1",
+            cell="c1",
+            noise_class=_NOISE,
+            pair_tier="seed",
+            block="m1",
+            stage="train",
+            fork_of=None,
+            runner="script/1",
+            command=("python", "train.py"),
+            config=(events.NameValue("lr", "0.02"),),
+            env=(),
+            environment=None,
+            python="3.11.7",
+            platform="Linux x86_64",
+            hardware_class="cpu",
+            code=_HEX,
+            git_commit=None,
+            git_dirty=None,
+            git_diff=None,
+            data=(events.Digest(name="corpus", sha256=_HEX, bytes=12),),
+            host="h",
+            boot="",
+            pid=4242,
+        ),
+        events.RunFinished(
+            run="r1",
+            status="ok",
+            reason="",
+            exit_code=0,
+            signal=None,
+            metric="val_bpb",
+            value=1.25,
+            pre_value="NaN",
+            finals=(events.FinalMetric("val_bpb", 1.25, 9), events.FinalMetric("loss", "Infinity", None)),
+            steps=10,
+            tokens=1000,
+            wall_s=1.5,
+            cpu_s=1.25,
+            peak_memory_bytes=2**31,
+            artifact_bytes=None,
+            cost=None,
+            extractor="readout/1",
+            started_at="2025-01-01T00:00:00.000000Z",
+            ended_at="2025-01-01T00:00:01.500000Z",
+        ),
+        events.MetricsLogged(
+            run="r1",
+            chunk="chunk/w/00000000.parquet",
+            rows=2,
+            columns=(events.Column("step", "int64"),),
+            sha256=_HEX,
+            source="api",
+            names=("loss",),
+            first_step=0,
+            last_step=1,
+        ),
+        events.ArtifactStored(
+            run="r1",
+            experiment=None,
+            name="model.pt",
+            kind="file",
+            sha256=_HEX,
+            bytes=3,
+            left_out=0,
+            media_type="application/octet-stream",
+        ),
+        events.DecisionMade(
+            experiment="e1",
+            intervention="wide",
+            policy="paired-t/1",
+            engine="0.1.0",
+            head=events.Head(3, _HEX),
+            alpha=0.05,
+            delta=0.001,
+            direction="lower",
+            family_size=1,
+            used=("0" * 36,),
+            n_t=3,
+            n_c=3,
+            n_pairs=3,
+            failed=0,
+            effect=-0.01,
+            sd=0.001,
+            se=0.0005,
+            df=2.0,
+            t=-20.0,
+            p=0.002,
+            p_adj=0.002,
+            ci95_lo=-0.02,
+            ci95_hi=-0.005,
+            ci90_lo="-Infinity",
+            ci90_hi=-0.006,
+            p_tost=None,
+            verdict="better",
+            beyond_delta=True,
+            small=False,
+            k_more_seeds=None,
+            why="the interval lies below zero",
+        ),
+        events.ProbeMeasured(
+            run="r1",
+            probe="rank",
+            subject="layer.0",
+            method="svd/1",
+            params=(events.NameValue("k", "4"),),
+            values=(events.Probed("rank", 3.0, ""),),
+            artifact=None,
+        ),
+        events.EventRetracted(target="0" * 36, reason="the wrong data"),
+    ]
+    assert {type(one).TYPE for one in made} == set(events.TYPES)
+    return made
