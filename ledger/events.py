@@ -399,8 +399,19 @@ def check(data: EventData) -> Any:
 
 
 def named(mapping: dict[str, Any]) -> tuple[NameValue, ...]:
-    """A free map as it stands in an event: sorted by name, non-strings as JSON text."""
+    """A free map as it stands in an event: sorted by name, non-strings as JSON text.
+
+    What JSON has not (a path, a dtype, `vars(args)` of all kinds) is recorded as its `str`.
+    """
+
+    def text(value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        try:
+            return canonical.encode(value).decode()
+        except UsageError:
+            return str(value)
+
     return tuple(
-        NameValue(str(name), value if isinstance(value, str) else canonical.encode(value).decode())
-        for name, value in sorted(mapping.items(), key=lambda item: str(item[0]))
+        NameValue(str(name), text(value)) for name, value in sorted(mapping.items(), key=lambda x: str(x[0]))
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ledger.chain import AsOf, Log
-from ledger.errors import LedgerError, UsageError
+from ledger.errors import Conflict, Corrupt, LedgerError, UsageError
 from ledger.events import Event, Head
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Ledger:
         ]
         done = subprocess.run([*command, "--as-of", str(position)], capture_output=True, check=False, text=True)
         if done.returncode:
-            raise LedgerError(done.stderr.strip().removeprefix("ledger: ") or "the tables could not be built")
+            kind = {2: UsageError, 3: Corrupt, 4: Conflict}.get(done.returncode, LedgerError)
+            raise kind(done.stderr.strip().removeprefix("ledger: ") or "the tables could not be built")
         return str(msgspec.json.decode(done.stdout)["cache"])
 
 

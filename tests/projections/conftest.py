@@ -15,7 +15,7 @@ def log(tmp_path):
     return Log.create(tmp_path / "ledger")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def without_waiting_for_the_disk():
     """What survives a power cut is tested elsewhere; here hundreds of appends would only wait."""
     flush, disk._flush = disk._flush, lambda file: None
