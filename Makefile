@@ -7,14 +7,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
-WAREHOUSE ?= warehouse
 
 .PHONY: demo test lint types tests test-slow bench docs clean
 
 demo: $(STAMP)
-	$(BIN)/ledger --ledger $(WAREHOUSE) init
-	$(BIN)/ledger --ledger $(WAREHOUSE) run examples/first.toml
-	$(BIN)/ledger --ledger $(WAREHOUSE) report first
+	@$(BIN)/ledger run examples/first.toml
+	@echo
+	@$(BIN)/ledger report first
+	@echo "The command is $(BIN)/ledger; README.md goes on from here."
 
 test: lint types tests
 

@@ -83,9 +83,9 @@ def words(made: DecisionMade) -> str:
     if made.verdict == "undecided" and made.k_more_seeds:
         return f"undecided, {made.k_more_seeds} more seed{'' if made.k_more_seeds == 1 else 's'}"
     if made.small:
-        return f"{made.verdict}, but less than {made.delta:g}"
+        return f"{made.verdict} by under {made.delta:g}"
     if made.beyond_delta:
-        return f"{made.verdict}, by more than {made.delta:g}"
+        return f"{made.verdict} by over {made.delta:g}"
     return WORDS.get(made.verdict, made.verdict)
 
 

@@ -77,8 +77,8 @@ def test_a_script_that_ignores_its_seed_is_invalid_with_the_reason(home):
 
 def test_the_verdicts_go_to_stdout_and_the_progress_to_stderr(study):
     out, err = (study.folder / "run.out").read_text(), (study.folder / "run.err").read_text()
-    assert "better, by more than 0.002" in out
-    assert "worse, by more than 0.002" in out
+    assert "better by over 0.002" in out
+    assert "worse by over 0.002" in out
     assert "no effect that matters" in out
     assert "[12/12]" in err
     assert "[" not in out
@@ -217,7 +217,7 @@ def test_started_again_it_runs_and_appends_nothing(study):
     done = study.run("--name", "study", *arms)
     assert done.code == 0
     assert "12 of 12 runs are on record already" in done.err
-    assert "better, by more than 0.002" in done.out
+    assert "better by over 0.002" in done.out
     assert study.size() == before
 
 
