@@ -8,33 +8,26 @@ a log from which the next one sees what is missing and runs only that. It decide
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import os
 import secrets as random
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from ledger import canonical, events, layout, points
 from ledger.chain import Log
-from ledger.errors import Conflict, LedgerError, UsageError
-from ledger.secrets import redact
-from ledger.writer import Draft, Expect
+from ledger.errors import LedgerError
+from ledger.writer import Draft
+from runners.alone import no_interrupt, only_one, signals_interrupt
 from runners.cells import Cell, Kept, Outcome, Runner, Surroundings
 from runners.plan import Plan, PlanArm
+from runners.recording import Sink, judged, metric_name, one_line, outcome_event
+from runners.registration import Registered, base_fingerprint, cell_fingerprint, noise_class, register
 
-POLICY = "paired-pooled/1"  # the decision rule that is registered with a plan
-CHUNK_POINTS = 65_536
-CHUNK_SECONDS = 5.0
-CHUNK_NAMES = 24 * 1024  # bytes of metric names in one chunk's event
-MAX_NAME = 200  # characters of a metric's name
-MAX_PLAN_EVENT = 47 * 1024  # an event holds 48 KiB, its envelope takes less than one
 _DONE = ("ok", "crash", "diverged", "timeout", "oom", "no_metric")  # outcomes; the others are to be run again
 
 
@@ -63,11 +56,6 @@ class Conducted(NamedTuple):
     exit_code: int | None  # of the last program that ran; 128 and its number for a signal, as shells do
 
 
-class _Registered(NamedTuple):
-    event: events.ExperimentRegistered
-    event_id: str
-
-
 def conduct(
     log: Log,
     plan: Plan,
@@ -82,20 +70,22 @@ def conduct(
     process is running the same experiment. An interruption is recorded and returned, not raised.
     """
     around = runner.surroundings()
-    base = _base(plan, runner, around)
+    base = base_fingerprint(plan, runner, around)
     experiment = sha256(canonical.encode([plan.name, base, plan.metric])).hexdigest()[:16]
-    with _only_one(log, experiment):
-        registered = _register(log, plan, runner, base, experiment, around)
+    with only_one(log, experiment):
+        registered = register(log, plan, runner, base, experiment, around)
         session = _Session(log, plan, runner, around, base, experiment, registered)
         session.give_up_lost()
         have = session.cells_done(retry_failed)
-        missing = [(arm, seed) for arm, seed in plan.cells() if (arm.name, _cell(base, arm, seed)) not in have]
+        missing = [
+            (arm, seed) for arm, seed in plan.cells() if (arm.name, cell_fingerprint(base, arm, seed)) not in have
+        ]
         total = len(plan.cells())
         report(Update("plan", total - len(missing), total))
         interrupted, ran = False, 0
         worked = "ok" in have.values()
         exit_code: int | None = None
-        with _signals_interrupt():
+        with signals_interrupt():
             for index, (arm, seed) in enumerate(missing):
                 done = total - len(missing) + index
                 report(Update("start", done, total, arm.name, seed))
@@ -112,7 +102,7 @@ def conduct(
         statuses: dict[str, int] = {}
         found = session.cells_done(False)  # also of arms and seeds that an earlier plan had: not counted here
         for arm, seed in plan.cells():
-            if status := found.get((arm.name, _cell(base, arm, seed))):
+            if status := found.get((arm.name, cell_fingerprint(base, arm, seed))):
                 statuses[status] = statuses.get(status, 0) + 1
         return Conducted(experiment, ran, total - len(missing), statuses, interrupted, exit_code)
 
@@ -151,104 +141,6 @@ def _reporter(
     return lambda name, value: report(Update("point", done, total, arm.name, seed, name, value))
 
 
-# ── identity ──
-
-
-def _arm(plan: Plan, runner: Runner, arm: PlanArm) -> events.Arm:
-    role: events.Role = "single" if len(plan.arm) == 1 else "control" if arm is plan.control else "treatment"
-    return events.Arm(
-        name=arm.name, role=role, env=events.named(arm.env), args=arm.args, config=events.named(arm.set)
-    )
-
-
-def _base(plan: Plan, runner: Runner, around: Surroundings) -> str:
-    """Fingerprint of all that the arms have in common: runs of two bases are never compared."""
-    shared = {
-        "code": around.code,
-        "data": [msgspec.to_builtins(digest) for digest in around.data],
-        "hardware_class": around.hardware_class,
-        "metric": plan.metric,
-        "runner": runner.name,
-        "settings": plan.trainer,
-        "command": plan.script.command if plan.script else None,
-        "env": plan.script.env if plan.script else None,
-        "patterns": plan.script.patterns if plan.script else None,
-    }
-    return sha256(canonical.encode(shared)).hexdigest()[:16]
-
-
-def _cell(base: str, arm: PlanArm, seed: int) -> str:
-    return sha256(canonical.encode([base, arm.changes().decode(), seed])).hexdigest()[:16]
-
-
-def _noise_class(plan: Plan, around: Surroundings) -> events.NoiseClass:
-    return events.NoiseClass(
-        platform=around.hardware_class, scale=plan.scale or "unstated", metric=plan.metric, stage=plan.stage
-    )
-
-
-def _register(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, around: Surroundings) -> _Registered:
-    stream = f"experiment/{experiment}"
-    for _ in range(5):
-        head = log.head()
-        earlier: _Registered | None = None
-        for event in log.events(as_of=head.position, stream=stream, types=("experiment.registered",)):
-            data = event.data
-            assert isinstance(data, events.ExperimentRegistered)
-            earlier = _Registered(data, event.event_id)
-        wanted = events.ExperimentRegistered(
-            experiment=experiment,
-            name=plan.name,
-            family=f"{plan.name}/{experiment[:8]}",
-            question=plan.question,
-            runner=runner.name,
-            command=plan.script.command if plan.script else (),
-            plan=plan.text,
-            plan_digest=sha256(plan.text.encode()).hexdigest(),
-            base=base,
-            metric=plan.metric,
-            direction=plan.direction,
-            delta=plan.delta,
-            alpha=plan.alpha,
-            estimand=plan.estimand,
-            seeds=plan.seeds,
-            seed_role=plan.seed_role,
-            control=plan.control.name,
-            arms=tuple(_arm(plan, runner, arm) for arm in plan.arm),
-            hypotheses=tuple(events.Hypothesis(arm.name, arm.predict) for arm in plan.arm[1:]),
-            pair_tier=plan.pair_tier,
-            noise_class=_noise_class(plan, around),
-            stopping="fixed",
-            looks=(len(plan.seeds),),
-            tau=None,
-            n_max=len(plan.seeds),
-            policy=POLICY,
-            timeout=plan.timeout,
-            amends=earlier.event_id if earlier else None,
-        )
-        if (size := len(canonical.encode(wanted))) > MAX_PLAN_EVENT:
-            raise UsageError(
-                f"the plan takes {size} bytes as an event, at most {MAX_PLAN_EVENT} are possible: it has "
-                f"{len(plan.seeds)} seeds and {len(plan.arm)} arms; have fewer, or shorter commands and settings"
-            )
-        # Comments and spaces of the plan's text are not a change of the plan.
-        if earlier and _substance(earlier.event) == _substance(wanted):
-            return earlier
-        try:
-            made = log.writer.append([Draft(stream, wanted)], Expect(stream, head.position))
-        except Conflict:
-            continue  # somebody registered at this moment: look again, it may be the same plan
-        return _Registered(wanted, made.event_ids[0])
-    raise Conflict(f"experiment {plan.name} is being registered by several processes at once; try again")
-
-
-def _substance(event: events.ExperimentRegistered) -> events.ExperimentRegistered:
-    return msgspec.structs.replace(event, plan="", plan_digest="", amends=None)
-
-
-# ── cells ──
-
-
 class _Session:
     """The runs of one process on one experiment: one block of the layout."""
 
@@ -260,7 +152,7 @@ class _Session:
         around: Surroundings,
         base: str,
         experiment: str,
-        registered: _Registered,
+        registered: Registered,
     ) -> None:
         self.log = log
         self.plan = plan
@@ -318,7 +210,7 @@ class _Session:
         for run in open_runs:
             now = layout.now_text()
             reason = "its outcome was retracted" if run in self._finished else "its process is gone"
-            lost = _finished(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
+            lost = outcome_event(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
             self.log.writer.append([Draft(f"run/{run}", lost)])
 
     def run(self, arm: PlanArm, seed: int, tell: Callable[[str, float], None]) -> Outcome:
@@ -328,7 +220,7 @@ class _Session:
         start = self.start(run, arm, seed)
         appended = self.log.writer.append([Draft(stream, start)])
         began, clock = layout.now_text(), time.monotonic()
-        sink = _Sink(self.log, run, self.runner.source)
+        sink = Sink(self.log, run, self.runner.source)
         deadline = clock + self.plan.timeout if self.plan.timeout else None
 
         def on_point(step: int, name: str, value: float) -> None:
@@ -346,12 +238,12 @@ class _Session:
             outcome = Outcome(status="interrupted", reason="interrupted", wall_s=time.monotonic() - clock)
         except Exception as error:  # a defect of a runner must still leave the fact that the run failed
             reason = f"{type(error).__name__}: {error}"
-            outcome = Outcome(status="crash", reason=_line(reason), wall_s=time.monotonic() - clock)
-        with _no_interrupt():
+            outcome = Outcome(status="crash", reason=one_line(reason), wall_s=time.monotonic() - clock)
+        with no_interrupt():
             sink.flush()
-            outcome = _judge(self.plan.metric, self.with_logged(outcome, stream, appended.position))
+            outcome = judged(self.plan.metric, self.with_logged(outcome, stream, appended.position))
             drafts = [Draft(stream, self.keep(run, kept)) for kept in outcome.kept]
-            end = _finished(run, self.plan.metric, outcome, began, layout.now_text())
+            end = outcome_event(run, self.plan.metric, outcome, began, layout.now_text())
             self.log.writer.append([*drafts, Draft(stream, end)])
         return outcome
 
@@ -369,8 +261,8 @@ class _Session:
             seed=seed,
             seed_role=self.plan.seed_role,
             base=self.base,
-            cell=_cell(self.base, arm, seed),
-            noise_class=_noise_class(self.plan, around),
+            cell=cell_fingerprint(self.base, arm, seed),
+            noise_class=noise_class(self.plan, around),
             pair_tier=self.plan.pair_tier,
             block=self.block,
             stage=self.plan.stage,
@@ -417,160 +309,7 @@ class _Session:
                 ):
                     finals[name] = (value, step)
         return msgspec.structs.replace(
-            outcome, reason=_line(outcome.reason), finals={_metric_name(name): last for name, last in finals.items()}
+            outcome,
+            reason=one_line(outcome.reason),
+            finals={metric_name(name): last for name, last in finals.items()},
         )
-
-
-def _judge(metric: str, outcome: Outcome) -> Outcome:
-    """A run that ended well is ok only if it told the metric, and as a finite number."""
-    if outcome.status != "ok":
-        return outcome
-    if metric not in outcome.finals:
-        told = ", ".join(sorted(outcome.finals)[:8]) or "nothing"
-        return msgspec.structs.replace(outcome, status="no_metric", reason=f"it told no {metric}; it told {told}")
-    tagged = canonical.tag(outcome.finals[metric][0])
-    if isinstance(tagged, str):
-        return msgspec.structs.replace(outcome, status="diverged", reason=f"{metric} is {tagged}")
-    return outcome
-
-
-def _finished(run: str, metric: str, outcome: Outcome, began: str, ended: str) -> events.RunFinished:
-    finals: list[events.FinalMetric] = []
-    room = CHUNK_NAMES
-    for name, (number, step) in sorted(outcome.finals.items(), key=lambda item: (item[0] != metric, item[0]))[:200]:
-        room -= len(name.encode())
-        if room >= 0:
-            finals.append(events.FinalMetric(name, canonical.tag(number), step))
-    value = outcome.finals.get(metric)
-    return events.RunFinished(
-        run=run,
-        status=outcome.status,
-        reason=_line(outcome.reason),
-        exit_code=outcome.exit_code,
-        signal=outcome.signal,
-        metric=metric,
-        value=canonical.tag(value[0]) if value else None,
-        pre_value=None,
-        finals=tuple(finals),
-        steps=outcome.steps,
-        tokens=outcome.tokens,
-        wall_s=outcome.wall_s,
-        cpu_s=outcome.cpu_s,
-        peak_memory_bytes=outcome.peak_memory_bytes,
-        artifact_bytes=None,
-        cost=outcome.wall_s,
-        extractor=outcome.extractor,
-        started_at=began,
-        ended_at=ended,
-    )
-
-
-def _line(text: str) -> str:
-    return " ".join(redact(text.encode("utf-8", "replace"))[0].decode().split())[:400]
-
-
-@functools.lru_cache(maxsize=16_384)
-def _metric_name(name: str) -> str:
-    """A metric's name as it may enter the log: a program that prints `<token>: 1` must not cost its run."""
-    return redact(name.encode("utf-8", "replace"))[0].decode()[:MAX_NAME]
-
-
-class _Sink:
-    """Points of one run on their way into chunks: every 65,536 points or 5 seconds, and at the end."""
-
-    def __init__(self, log: Log, run: str, source: str) -> None:
-        self.log = log
-        self.run = run
-        self.source = source
-        self.points: list[points.Point] = []
-        self.names: set[str] = set()  # of these points
-        self.names_bytes = 0
-        self.chunks = 0
-        self.since = time.monotonic()
-        self.refused = False  # the disk refused the last attempt: wait before the next
-
-    def add(self, step: int, name: str, value: float) -> None:
-        """Take a point. Raises as flush does; the point is then kept all the same."""
-        name = _metric_name(name)
-        if name not in self.names:
-            self.names.add(name)
-            self.names_bytes += len(name.encode()) + 8
-        self.points.append((step, name, value, layout.now_us()))
-        full = len(self.points) >= CHUNK_POINTS or self.names_bytes > CHUNK_NAMES
-        if (full and not self.refused) or time.monotonic() - self.since > CHUNK_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write out what is there. Raises as write_chunk and append do; the points are then still here."""
-        if not self.points:
-            return
-        self.since, self.refused = time.monotonic(), True
-        folder = f"{self.log.writer.id.hex()}-{self.run}"  # one writer records many runs, one after another
-        number, self.chunks = self.chunks, self.chunks + 1
-        event = points.write_chunk(self.log.root, self.run, self.source, folder, number, self.points)
-        self.log.writer.append([Draft(f"run/{self.run}", event)])
-        self.points, self.names, self.names_bytes, self.refused = [], set(), 0, False
-
-
-# ── one process at a time, and its signals ──
-
-
-@contextlib.contextmanager
-def _only_one(log: Log, experiment: str) -> Iterator[None]:
-    """Two processes that run one experiment would run its cells twice."""
-    path = os.path.join(log.root, "tmp", f"experiment-{experiment}.lock")
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # an empty folder does not survive every copy
-        file = open(path, "a+")  # noqa: SIM115 - closed below, at the end of the session
-    except OSError as error:
-        raise UsageError(f"cannot run here: {path}: {os.strerror(error.errno or 0)}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise Conflict(
-                f"another `ledger run` (process {file.read().strip() or 'unknown'}) is running this experiment; "
-                "wait for it or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """A polite kill ends a session as Ctrl-C does: children stopped, the outcome recorded."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    # Python's own handler, not one of ours: run_command then knows that it may pass the signal on to the
-    # child first. What nohup ignores stays ignored.
-    with _handled((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler):
-        yield
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """A second Ctrl-C (or kill) must not stop the recording of the first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
-        yield
-
-
-@contextlib.contextmanager
-def _handled(kinds: tuple[signal.Signals, ...], handler: Any) -> Iterator[None]:
-    """`handler` for these signals, except for those that are ignored already; afterwards as before."""
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-    before = {kind: known for kind, known in before.items() if known is not signal.SIG_IGN}
-    for kind in before:
-        signal.signal(kind, handler)
-    try:
-        yield
-    finally:
-        for kind, known in before.items():
-            signal.signal(kind, known)

@@ -19,6 +19,7 @@ from ledger.errors import Conflict, LedgerError, NotAppended, UsageError
 from ledger.events import EventRetracted
 from ledger.writer import Draft
 from runners import conduct as module
+from runners import recording
 from runners.cells import Cell, Kept, Outcome, Surroundings
 from runners.conduct import Conducted, Update, conduct
 from runners.plan import Plan, parse
@@ -356,11 +357,11 @@ def test_a_very_long_name_is_cut(log):
         return ok()
 
     assert go(log, Acting(act)).statuses == {"ok": 4}
-    assert len(datas(log, "metrics.logged")[0].names[0]) == module.MAX_NAME
+    assert len(datas(log, "metrics.logged")[0].names[0]) == recording.MAX_NAME
 
 
 def test_points_are_written_in_chunks_and_not_one_by_one(log, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_POINTS", 100)
+    monkeypatch.setattr(recording, "CHUNK_POINTS", 100)
 
     def act(cell, on_point):
         for step in range(250):
@@ -373,8 +374,8 @@ def test_points_are_written_in_chunks_and_not_one_by_one(log, monkeypatch):
 
 def test_after_five_seconds_the_points_of_another_five_seconds_are_gathered(log, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    sink = module._Sink(log, "0" * 16, "stdout")
+    monkeypatch.setattr(recording.time, "monotonic", lambda: clock[0])
+    sink = recording.Sink(log, "0" * 16, "stdout")
     for step in range(100):
         clock[0] += 0.5
         sink.add(step, "loss", 1.0)
@@ -382,7 +383,7 @@ def test_after_five_seconds_the_points_of_another_five_seconds_are_gathered(log,
 
 
 def test_points_that_the_disk_refused_are_written_later(log, monkeypatch):
-    honest = module.points.write_chunk
+    honest = recording.points.write_chunk
     refusals = [3]
 
     def refuse(*arguments):
@@ -391,8 +392,8 @@ def test_points_that_the_disk_refused_are_written_later(log, monkeypatch):
             raise NotAppended("nothing was appended: the disk is full")
         return honest(*arguments)
 
-    monkeypatch.setattr(module.points, "write_chunk", refuse)
-    sink = module._Sink(log, "0" * 16, "stdout")
+    monkeypatch.setattr(recording.points, "write_chunk", refuse)
+    sink = recording.Sink(log, "0" * 16, "stdout")
     for step in range(10):
         sink.add(step, "loss", 1.0)
     for _ in range(3):
@@ -445,7 +446,7 @@ def test_a_polite_kill_between_two_cells_leaves_no_run_without_an_outcome(log):
 
 
 def test_a_second_ctrl_c_does_not_stop_the_recording_of_the_first(log, monkeypatch):
-    honest = module._finished
+    honest = module.outcome_event
 
     def press_again(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
@@ -453,7 +454,7 @@ def test_a_second_ctrl_c_does_not_stop_the_recording_of_the_first(log, monkeypat
         return honest(*arguments)
 
     def act(cell, on_point):
-        monkeypatch.setattr(module, "_finished", press_again)
+        monkeypatch.setattr(module, "outcome_event", press_again)
         raise KeyboardInterrupt
 
     assert go(log, Acting(act)).interrupted
