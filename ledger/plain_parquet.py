@@ -15,10 +15,11 @@ Integers are zigzag varints: 2n for n >= 0. The names in the comments are those 
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Mapping, Sequence
 from struct import pack
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 CREATED_BY = b"experiment-ledger version 1 (build plain)"  # the form that parquet.thrift asks for
@@ -27,31 +28,22 @@ _ID = 16  # bytes
 
 def _varint(n: int) -> bytes:
     if n < 0x80:
-        return _ONE[n]
+        return bytes((n,))
     if n < 0x4000:
         return bytes((n & 0x7F | 0x80, n >> 7))
-    made = bytearray()
-    while n >= 0x80:
-        made.append(n & 0x7F | 0x80)
-        n >>= 7
-    made.append(n)
-    return bytes(made)
+    if 1 << 28 <= n < 1 << 35:  # most CRCs
+        return bytes((n & 0x7F | 0x80, n >> 7 & 0x7F | 0x80, n >> 14 & 0x7F | 0x80, n >> 21 & 0x7F | 0x80, n >> 28))
+    return bytes((n & 0x7F | 0x80,)) + _varint(n >> 7)
 
 
-_ONE = [bytes([n]) for n in range(0x80)]
+@functools.lru_cache(4096)  # lengths and offsets recur from commit to commit
+def _int(n: int) -> bytes:
+    """An i32 or i64 that is not negative."""
+    return _varint(2 * n)
 
 
 def _binary(value: bytes) -> bytes:
     return _varint(len(value)) + value
-
-
-class _Column(NamedTuple):
-    """What of a column does not depend on its values."""
-
-    kind: str
-    optional: bool
-    element: bytes  # SchemaElement
-    chunk: bytes  # ColumnChunk up to ColumnMetaData.codec
 
 
 # kind: type, type_length, and converted_type with logicalType
@@ -61,20 +53,18 @@ _KINDS = {
     "bytes": (b"\x0c", b"", b""),  # BYTE_ARRAY
     "int16": (b"\x02", b"", b"\x25\x20\x4c\xac\x13\x10\x11\x00\x00"),  # INT32, INT_16, INTEGER(16, signed)
     "int64": (b"\x04", b"", b""),  # INT64
-    "time": (b"\x04", b"", b"\x25\x14\x4c\x8c\x11\x1c\x2c\x00\x00\x00\x00"),  # INT64, TIMESTAMP_MICROS, TIMESTAMP(UTC)
+    "time": (b"\x04", b"", b"\x25\x14\x4c\x8c\x11\x1c\x2c\x00\x00\x00\x00"),  # INT64, TIMESTAMP(UTC, MICROS)
 }
 
 
-def _column(name: bytes, kind: str, optional: bool = False) -> _Column:
+def _column(name: bytes, kind: str, optional: bool = False) -> tuple[str, bool, bytes, bytes]:
+    """Kind, optional or not, the SchemaElement, and the ColumnChunk as far as `codec` in its meta_data."""
     code, length, meaning = _KINDS[kind]
     repetition = (b"\x15" if length else b"\x25") + (b"\x02" if optional else b"\x00")
-    return _Column(
-        kind,
-        optional,
-        b"\x15" + code + length + repetition + b"\x18" + _binary(name) + meaning + b"\x00",
-        # file_offset 0; type, encodings [RLE, PLAIN], path_in_schema, codec UNCOMPRESSED
-        b"\x26\x00\x1c\x15" + code + b"\x19\x25\x06\x00\x19\x18" + _binary(name) + b"\x15\x00",
-    )
+    element = b"\x15" + code + length + repetition + b"\x18" + _binary(name) + meaning + b"\x00"
+    # file_offset 0; type, encodings [RLE, PLAIN], path_in_schema, codec UNCOMPRESSED
+    chunk = b"\x26\x00\x1c\x15" + code + b"\x19\x25\x06\x00\x19\x18" + _binary(name) + b"\x15\x00"
+    return kind, optional, element, chunk
 
 
 _COLUMNS = (
@@ -95,7 +85,7 @@ _PAGE = b"\x15\x00\x15%b\x15%b\x15%b\x1c\x15%b\x15\x00\x15\x06\x15\x06\x1c\x00\x
 # num_values, both sizes, data_page_offset, encoding_stats: one PLAIN data page
 _CHUNK = b"%b\x16%b\x16%b\x16%b\x26%b\x49\x1c\x15\x00\x15\x00\x15\x02\x00"
 # version 2, the schema with its root; then num_rows and row_groups, one, with its columns
-_SCHEMA = b"\x15\x04\x19\xcc\x35\x00\x18\x06schema\x15\x16\x00" + b"".join(column.element for column in _COLUMNS)
+_SCHEMA = b"\x15\x04\x19\xcc\x35\x00\x18\x06schema\x15\x16\x00" + b"".join(column[2] for column in _COLUMNS)
 _GROUP = b"\x16%b\x19\x1c\x19\xbc"
 # total_byte_size, num_rows, file_offset 4, total_compressed_size; then key_value_metadata
 _GROUP_END = b"\x16%b\x16%b\x26\x08\x16%b\x00\x19%b"
@@ -108,23 +98,25 @@ def encode(rows: Sequence[tuple[Any, ...]], keys: Mapping[str, str]) -> bytes:
     What no segment may hold raises as it does in `segment.column`: ids of another length
     (ValueError), numbers out of range, None where a column is not optional.
     """
-    count = _varint(2 * len(rows))
-    pages, chunks, at = [b"PAR1"], [], 4
-    for column, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True):
+    count, at = _int(len(rows)), 4
+    pages: list[bytes] = [b"PAR1"]
+    chunks: list[bytes] = []
+    values: Sequence[Any]
+    for (kind, optional, _, chunk), values in zip(_COLUMNS, zip(*rows, strict=True), strict=True):
         levels = histogram = b""
-        if column.optional:
-            levels, histogram = _levels(values)
-            values = tuple([value for value in values if value is not None])
-        data, sizes = _plain(column.kind, values, histogram)
+        if optional:
+            levels, histogram = _levels("".join(["0" if value is None else "1" for value in values]))
+            values = [value for value in values if value is not None]
+        data, sizes = _plain(kind, values, histogram)
         page = levels + data
-        size, crc = _varint(2 * len(page)), crc32(page)
-        zigzag = _varint(2 * crc if crc < 1 << 31 else 2 * ((1 << 32) - crc) - 1)
-        head = _PAGE % (size, size, zigzag, count)
-        whole = _varint(2 * (len(head) + len(page)))
+        size, crc = _int(len(page)), crc32(page)
+        signed = _varint(2 * crc if crc < 1 << 31 else 2 * ((1 << 32) - crc) - 1)
+        head = _PAGE % (size, size, signed, count)
+        whole = _int(len(head) + len(page))
         pages += head, page
-        chunks += _CHUNK % (column.chunk, count, whole, whole, _varint(2 * at)), sizes, b"\x00\x00"
+        chunks += _CHUNK % (chunk, count, whole, whole, _int(at)), sizes, b"\x00\x00"
         at += len(head) + len(page)
-    total = _varint(2 * (at - 4))
+    total = _int(at - 4)
     meta = [_SCHEMA, _GROUP % count, *chunks, _GROUP_END % (total, count, total, bytes([len(keys) << 4 | 12]))]
     for key, value in keys.items():
         meta += b"\x18", _binary(key.encode()), b"\x18", _binary(value.encode()), b"\x00"
@@ -143,34 +135,30 @@ def _plain(kind: str, values: Sequence[Any], histogram: bytes) -> tuple[bytes, b
     if kind in ("text", "bytes"):
         given = [value.encode() for value in values] if kind == "text" else values
         data = b"".join([part for value in given for part in (pack("<I", len(value)), value)])
-        sizes = b"\x3c\x16" + _varint(2 * (len(data) - 4 * len(values))) + b"\x19\x06" + (histogram or b"\x19\x06")
+        sizes = b"\x3c\x16" + _int(len(data) - 4 * len(values)) + b"\x19\x06" + (histogram or b"\x19\x06")
         return data, sizes + b"\x00"
     if kind == "int16":
         return pack(f"<{len(values)}i", *array("h", values)), b""  # the array checks the range
     return pack(f"<{len(values)}q", *values), b""
 
 
-def _levels(values: Sequence[Any]) -> tuple[bytes, bytes]:
+@functools.lru_cache(256)
+def _levels(rest: str) -> tuple[bytes, bytes]:
     """The definition levels (0 null, 1 there) as a page holds them, and their histogram.
 
     As parquet-cpp cuts them: equal levels from 8 on are a run, and so is the rest of the page when
     all of it is equal and no eights of single bits lie open before it; all else are eights of bits.
     """
-    rest = "".join(["0" if value is None else "1" for value in values])
-    nulls = rest.count("0")
-    histogram = b"\x19\x26" + _varint(2 * nulls) + _varint(2 * (len(values) - nulls))
-    made, bits = b"", b""
+    histogram = b"\x19\x26" + _int(rest.count("0")) + _int(rest.count("1"))
+    made = bits = b""
     while rest:
         run = len(rest) - len(rest.lstrip(rest[0]))
         if run >= 8 or (run == len(rest) and not bits):
-            made += _open(bits) + _varint(2 * run) + (b"\x00" if rest[0] == "0" else b"\x01")
+            made += bits and bytes([len(bits) << 1 | 1]) + bits
+            made += _varint(run << 1) + bytes([int(rest[0])])
             bits, rest = b"", rest[run:]
         else:
             bits += bytes([int(rest[7::-1], 2)])
             rest = rest[8:]
-    made += _open(bits)
+    made += bits and bytes([len(bits) << 1 | 1]) + bits
     return pack("<I", len(made)) + made, histogram
-
-
-def _open(bits: bytes) -> bytes:
-    return bytes([2 * len(bits) + 1]) + bits if bits else b""

@@ -82,7 +82,12 @@ class Ledger:
 
     def sql(self, query: str, as_of: AsOf = None) -> Result:
         """Run a query over the tables as of a position, an event id or a time. Raises UsageError on bad SQL."""
-        return Result(query_cache(self._cache(as_of), query))
+        import duckdb
+
+        try:
+            return Result(query_cache(self._cache(as_of), query))
+        except duckdb.IOException:  # another process has just replaced this cache by a newer one
+            return Result(query_cache(self._cache(as_of), query))
 
     def _cache(self, as_of: AsOf) -> str:
         position = self.log.position(as_of)
@@ -105,26 +110,32 @@ class Ledger:
         return str(msgspec.json.decode(done.stdout)["cache"])
 
 
-def query_cache(path: str, query: str, parameters: Collection[Any] = ()) -> pa.Table:
+def query_cache(path: str, text: str, parameters: Collection[Any] = ()) -> pa.Table:
     """Run one query on a cache file: read-only, no files, no network, no extension, no settings.
 
     Raises UsageError with DuckDB's first lines when the query is refused.
     """
-    import duckdb
-
     connection = connect(path)
     try:
-        if len(connection.extract_statements(query)) > 1:
+        return query(connection, text, parameters)
+    finally:
+        connection.close()
+
+
+def query(connection: Any, text: str, parameters: Collection[Any] = ()) -> pa.Table:
+    """The rows of one query on a connection from `connect`. Raises UsageError when it is refused."""
+    import duckdb
+
+    try:
+        if len(connection.extract_statements(text)) > 1:
             raise UsageError("SQL: several statements were given; one query is answered at a time")
-        relation = connection.sql(query, params=list(parameters) or None)
+        relation = connection.sql(text, params=list(parameters) or None)
         if relation is None:
             raise UsageError("SQL: this statement returns no rows; only queries are answered here")
         rows = relation.to_arrow_table()
         return rows.rename_columns(_distinct(rows.column_names))
     except duckdb.Error as error:
         raise UsageError(f"SQL: {_plain(error)}") from None
-    finally:
-        connection.close()
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -152,7 +163,7 @@ def connect(path: str) -> Any:
     """A connection that can do nothing but read the tables in `path`."""
     import duckdb
 
-    return duckdb.connect(
+    connection = duckdb.connect(
         path,
         read_only=True,
         config={
@@ -160,6 +171,8 @@ def connect(path: str) -> Any:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
-            "lock_configuration": "true",
         },
     )
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET lock_configuration = true")
+    return connection

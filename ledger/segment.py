@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ledger import plain_parquet
 from ledger.errors import Corrupt, Unsupported
 from ledger.merkle import HASH_BYTES, leaf_hash
 
@@ -39,7 +40,7 @@ FORMAT = 1
 MAX_BODY = 48 * 1024
 _PEEK = 8192
 _LEAVES_MAX = 64
-_PLAIN_BELOW = 50  # rows: below, dictionaries and compression cost more than they save
+_PLAIN_BELOW = 50  # rows: below, dictionaries and compression cost more than they save: plain_parquet writes it
 _SEAL = b"ledger.seal\x18\x40"  # Thrift compact: key, then a string of 64 bytes
 BLANK = b"0" * 64
 
@@ -74,7 +75,7 @@ class Footer(NamedTuple):
 
 @functools.cache
 def schema() -> pa.Schema:
-    """The Arrow schema of a segment (pyarrow is imported at the first write or read, not before)."""
+    """The Arrow schema of a segment (pyarrow is imported at the first read or large write)."""
     import pyarrow as pa
 
     return pa.schema(
@@ -96,9 +97,6 @@ def schema() -> pa.Schema:
 
 def encode(rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str) -> tuple[bytes, list[bytes]]:
     """The bytes of a segment and the leaf hashes of its rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     leaves = [leaf_hash(row.body) for row in rows]
     joined = b"".join(leaves)
     keys = {
@@ -112,16 +110,19 @@ def encode(rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str) 
     if len(rows) <= _LEAVES_MAX:
         keys["ledger.leaves"] = base64.b64encode(joined).decode()
     keys["ledger.seal"] = BLANK.decode()
+    if len(rows) < _PLAIN_BELOW:
+        return seal(bytearray(plain_parquet.encode(rows, keys))), leaves
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     arrow = schema()
     columns = [column(values, field.type) for values, field in zip(zip(*rows, strict=True), arrow, strict=True)]
-    plain = len(rows) < _PLAIN_BELOW
     out = pa.BufferOutputStream()
     with pq.ParquetWriter(
         out,
         arrow,
-        compression="none" if plain else "zstd",
-        use_dictionary=False if plain else ["type", "stream", "writer", "actor", "correlation_id"],
-        write_statistics=not plain,
+        compression="zstd",
+        use_dictionary=["type", "stream", "writer", "actor", "correlation_id"],
         write_page_checksum=True,
         store_schema=False,
     ) as writer:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,13 +28,13 @@ from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
-from ledger.reading import query_cache
+from ledger.reading import connect, query
 from projections import catalog, staging
 from projections.digest import table_digest
 from projections.estimates import SCHEMA as ESTIMATES_SCHEMA
 from projections.estimates import estimate
 
-KEEP_AS_OF = 8  # caches of earlier heads that are kept
+KEEP = 8  # caches of other heads that are kept
 _STEP = 200_000  # events staged in one transaction
 
 
@@ -46,15 +47,21 @@ class _Meta(msgspec.Struct, frozen=True):
 
 
 class Tables:
-    """The tables as of one head, in a file that nobody changes while this object is asked."""
+    """The tables as of one head. Their file is never written again, and stays readable while this lives."""
 
     def __init__(self, path: str, head: Head) -> None:
         self.path = path
         self.head = head
+        self._connection = connect(path)
+
+    def close(self) -> None:
+        """Let go of the file; no query after this."""
+        self._connection.close()
 
     def query(self, sql: str, parameters: tuple[Any, ...] = ()) -> pa.Table:
         """Rows of a read-only query. Raises UsageError for SQL that fails or asks for more than reading."""
-        return query_cache(self.path, sql, parameters)
+        with self._connection.cursor() as cursor:
+            return query(cursor, sql, parameters)
 
     def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
         return list(self.query(sql, parameters).to_pylist())
@@ -77,11 +84,7 @@ def tables(log: Log, as_of: int | None = None, *, threads: int | None = None, fr
     """
     head = log.head()
     if as_of is not None and as_of != head.position:
-        return _build(log, log.head_at(as_of), f"as-of-{as_of:016d}-{catalog.code_digest()}", threads, fresh)
-    return _build(log, head, f"tables-{catalog.code_digest()}", threads, fresh)
-
-
-def _build(log: Log, head: Head, name: str, threads: int | None, fresh: bool) -> Tables:
+        head = log.head_at(as_of)
     folder = os.path.join(log.root, "proj")
     with contextlib.ExitStack() as stack:
         try:
@@ -91,20 +94,28 @@ def _build(log: Log, head: Head, name: str, threads: int | None, fresh: bool) ->
             folder = _scratch()
         else:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        path = os.path.join(folder, f"{name}.duckdb")
-        if fresh:
-            _delete(path)
-        if not _stands(path, head):
-            try:
-                _advance(path, log, head, threads)
-            except duckdb.IOException:
-                # Somebody is reading this file: leave it to them and put a new one in its place.
-                copy = f"{path}.{os.getpid()}"
-                shutil.copyfile(path, copy)
-                _advance(copy, log, head, threads)
-                os.replace(copy, path)
-        _tidy(folder)
-    return Tables(path, head)
+        path = os.path.join(folder, f"tables-{head.position:016d}-{catalog.code_digest()}.duckdb")
+        if fresh or not _stands(path, head):
+            # A file that has been published is never written again: whoever asks it keeps what it asked.
+            making = f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+            _delete(making)
+            if not fresh and (earlier := _longest(folder, head.position)):
+                shutil.copyfile(earlier, making)
+            _advance(making, log, head, threads)
+            os.replace(making, path)
+        found = Tables(path, head)
+        _tidy(folder, path)
+    return found
+
+
+def _longest(folder: str, position: int) -> str | None:
+    """The longest cache of this code that does not go beyond `position`."""
+    found = {}
+    for name in os.listdir(folder):
+        size, _, code = name.removeprefix("tables-").removesuffix(".duckdb").partition("-")
+        if size.isdecimal() and code == catalog.code_digest() and int(size) <= position:
+            found[int(size)] = os.path.join(folder, name)
+    return found[max(found)] if found else None
 
 
 def _stands(path: str, head: Head) -> bool:
@@ -120,7 +131,7 @@ def _advance(path: str, log: Log, head: Head, threads: int | None) -> None:
             if _extend(connection, log, _frontier(meta), head):
                 return
     # None there, made by other code, longer than asked, or of another history: build anew, then rename.
-    fresh = f"{path}.{os.getpid()}.new"
+    fresh = f"{path}.fresh"
     _delete(fresh)
     with _writing(fresh, threads) as connection:
         _create(connection)
@@ -277,7 +288,7 @@ def _meta(path: str) -> _Meta | None:
     if not os.path.exists(path):
         return None
     try:
-        with duckdb.connect(path, read_only=True) as connection:
+        with connect(path) as connection:
             row = connection.execute("SELECT body FROM staged.meta").fetchone()
         meta = msgspec.json.decode(row[0], type=_Meta) if row else None
     except (duckdb.Error, msgspec.MsgspecError):
@@ -295,16 +306,14 @@ def _delete(path: str) -> None:
             os.unlink(name)
 
 
-def _tidy(folder: str) -> None:
-    """Delete caches of other code, and all but the newest of earlier heads."""
-    files = [entry for entry in os.scandir(folder) if entry.name.endswith(".duckdb")]
-    ours = [entry for entry in files if catalog.code_digest() in entry.name]
-    for entry in files:
-        if entry not in ours:
+def _tidy(folder: str, keep: str) -> None:
+    """Delete caches of other code, what killed processes left, and all but the newest of other heads."""
+    others = [entry for entry in os.scandir(folder) if ".duckdb" in entry.name and entry.path != keep]
+    current = [entry for entry in others if entry.name.endswith(f"-{catalog.code_digest()}.duckdb")]
+    current.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name))
+    for entry in others:
+        if entry not in current[-KEEP:]:
             _delete(entry.path)
-    past = sorted((e for e in ours if e.name.startswith("as-of-")), key=lambda e: (e.stat().st_mtime_ns, e.name))
-    for entry in past[:-KEEP_AS_OF]:
-        _delete(entry.path)
 
 
 def _scratch() -> str:
@@ -318,10 +327,12 @@ def _scratch() -> str:
 
 def each_head(log: Log, positions: list[int]) -> Iterator[Tables]:
     """The tables as of each of `positions` (ascending), built onwards from one to the next in a cache of
-    its own: to replay 200 judgements costs one pass over the log."""
+    its own: to replay 200 judgements costs one pass over the log. Each is closed before the next."""
     path = os.path.join(_scratch(), "replay.duckdb")
     for position in positions:
         head = log.head_at(position)
         if not _stands(path, head):
             _advance(path, log, head, None)
-        yield Tables(path, head)
+        found = Tables(path, head)
+        yield found
+        found.close()
