@@ -65,13 +65,14 @@ def _made_before(built: Any, made: list[DecisionMade]) -> int | None:
     """Position of the newest judgement of this experiment if it says the same of the same evidence."""
     rows = built.rows(
         """SELECT position, body FROM events
-        WHERE stream = $1 AND type = 'decision.made' ORDER BY position DESC LIMIT $2""",
+        WHERE stream = $1 AND type = 'decision.made' AND retracted_by IS NULL ORDER BY position DESC LIMIT $2""",
         (f"experiment/{made[0].experiment}", len(made)),
     )
     before = [msgspec.json.decode(row["body"])["data"] for row in reversed(rows)]
     now = [msgspec.json.decode(canonical.encode(decision)) for decision in made]  # as it would lie in the log
     for data in (*before, *now):
         data.pop("head")  # other experiments may have gone on in between
+        data.pop("code")
     return rows[-1]["position"] if rows and before == now else None
 
 

@@ -50,6 +50,7 @@ def command(asked: Asked, what: str | None, every: bool) -> int:
 
 def replay(log: Log, judgements: list[Event]):  # type: ignore[no-untyped-def]
     """Yield (event, differences) for each judgement, in order of the heads that they read."""
+    from projections.decide import Difference
     from projections.decide import replay as again
     from projections.engine import each_head
 
@@ -60,7 +61,10 @@ def replay(log: Log, judgements: list[Event]):  # type: ignore[no-untyped-def]
             data = event.data
             assert isinstance(data, DecisionMade)
             if data.head.position == tables.head.position:
-                yield event, again(tables, data)
+                try:
+                    yield event, again(tables, data)
+                except UsageError as error:  # one judgement that cannot be made again must not hide the others
+                    yield event, [Difference("experiment", data.experiment, str(error))]
 
 
 def _decision(log: Log, what: str) -> Event:

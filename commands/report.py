@@ -71,7 +71,7 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
         f"- metric **{text(plan['metric'])}** ({better}); an effect matters from {plan['delta']:g}",
         f"- {plan['arm_count']} arms, {plan['seed_count']} seeds each; control **{text(plan['control'])}**",
         f"- family-wise error {plan['alpha']:g} over {plan['hypothesis_count']} hypotheses (Holm)",
-        f"- registered at position {plan['first_position']} on {plan['registered_at']:%Y-%m-%d %H:%M} UTC"
+        f"- registered at position {plan['first_position']} on {plan['first_registered_at']:%Y-%m-%d %H:%M} UTC"
         + (f", amended {plan['amendments']} times since" if plan["amendments"] else ", not amended since"),
         f"- runner {text(plan['runner'])} on {text(plan['platform'])}; base `{plan['base']}`",
     ]

@@ -237,8 +237,11 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     intervention: str
     policy: str
     engine: str
+    code: str  # digest of the code that judged: other code may judge otherwise, and replay says so
     head: Head
-    alpha: float
+    alpha: float  # family-wise error rate of the plan
+    look: int  # 1, and one more for every time that seeds were added
+    alpha_look: float  # what this look may spend of alpha
     delta: float
     direction: Literal["lower", "higher"]
     family_size: int
@@ -246,9 +249,13 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     n_t: int
     n_c: int
     n_pairs: int
-    failed: int
+    failed: int  # planned pairs that do not count
+    pending: int  # of them those that have not run yet
+    failures_t: int  # runs of the treatment that failed, retried ones included
+    failures_c: int
+    variance: Literal["pooled", "own"] | None
     effect: Real | None
-    sd: Real | None  # of one paired difference, pooled over the plan's arms
+    sd: Real | None  # of one paired difference
     se: Real | None
     df: Real | None
     t: Real | None
@@ -259,6 +266,7 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     ci90_lo: Real | None
     ci90_hi: Real | None
     p_tost: Real | None
+    p_beyond: Real | None  # one-sided, that the effect is larger than delta
     verdict: Literal["better", "worse", "no_effect_that_matters", "undecided", "invalid"]
     beyond_delta: bool
     small: bool

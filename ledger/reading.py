@@ -173,6 +173,8 @@ def connect(path: str) -> Any:
             "allow_community_extensions": "false",
         },
     )
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET lock_configuration = true")
+    # DuckDB shares one instance among a process's connections to a file: it may be set and locked already.
+    if not connection.execute("SELECT current_setting('lock_configuration')").fetchall()[0][0]:
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET lock_configuration = true")
     return connection

@@ -1,9 +1,11 @@
 """From an estimate to a verdict, and back: the first decision rule, and its replay.
 
-The rule, in order: `invalid` when the runs cannot carry an estimate; `better` or `worse` when Holm's
-p is below alpha; `no_effect_that_matters` when the 90 % interval lies within +-delta (two one-sided
-tests at 5 %); else `undecided`, with the number of seeds still needed. The size of the observed
-effect is never a gate: at a true effect of delta that would be a coin toss.
+The rule, in order: `invalid` when the runs cannot carry an estimate, or when more of the planned
+pairs failed than survived (who survives may depend on the arm); `undecided` while planned pairs have
+not run; `better` or `worse` when Holm's p is below what this look may spend of alpha;
+`no_effect_that_matters` when the 90 % interval lies within +-delta (two one-sided tests at 5 %); else
+`undecided`, with the number of seeds still needed. The size of the observed effect is never a gate:
+at a true effect of delta that would be a coin toss.
 
 `decide` is a pure function of tables, so `replay` can build the tables as of the head that a
 judgement read, decide again, and compare every figure.
@@ -18,11 +20,28 @@ import msgspec
 from ledger import canonical
 from ledger.errors import UsageError
 from ledger.events import DecisionMade
+from projections.catalog import code_digest
 from projections.engine import Tables
-from projections.estimates import ENGINE
+from projections.estimates import ENGINE, look_alpha
 
 POLICY = "paired-pooled/1"
-_FIGURES = ("effect", "sd", "se", "df", "t", "p", "p_adj", "ci95_lo", "ci95_hi", "ci90_lo", "ci90_hi", "p_tost")
+_FIGURES = (
+    "effect",
+    "sd",
+    "se",
+    "df",
+    "t",
+    "p",
+    "p_adj",
+    "ci95_lo",
+    "ci95_hi",
+    "ci90_lo",
+    "ci90_hi",
+    "p_tost",
+    "p_beyond",
+)
+_COUNTS = ("n_t", "n_c", "n_pairs", "failed", "pending", "failures_t", "failures_c")
+Row = dict[str, Any]
 Verdict = Literal["better", "worse", "no_effect_that_matters", "undecided", "invalid"]
 
 
@@ -65,72 +84,77 @@ def _evidence(tables: Tables, experiment: str) -> dict[str, list[str]]:
     return found
 
 
-def _decision(tables: Tables, plan: dict[str, Any], row: dict[str, Any], used: dict[str, list[str]]) -> DecisionMade:
-    sign = 1.0 if plan["direction"] == "lower" else -1.0  # so that below 0 is better
-    delta = plan["delta"]
-    verdict = _verdict(row, plan["alpha"], delta, sign)
+def _decision(tables: Tables, plan: Row, row: Row, used: dict[str, list[str]]) -> DecisionMade:
+    delta, family = plan["delta"], plan["hypothesis_count"]
+    spend = look_alpha(plan["alpha"], plan["look"])
+    verdict = _verdict(plan, row, spend)
     real = verdict in ("better", "worse")
-    # Of the interval's two ends, the one nearer to 0 must lie beyond delta.
-    beyond = real and min(abs(row["ci95_lo"]), abs(row["ci95_hi"])) > delta and row["ci95_lo"] * row["ci95_hi"] > 0
+    beyond = real and row["p_beyond"] * family < spend / 2
     small = real and max(abs(row["ci95_lo"]), abs(row["ci95_hi"])) < delta
-    figures = {name: None if row[name] is None else canonical.tag(row[name]) for name in _FIGURES}
+    figures: Row = {name: None if row[name] is None else canonical.tag(row[name]) for name in _FIGURES}
+    counts: Row = {name: row[name] for name in _COUNTS}
     return DecisionMade(
         experiment=plan["experiment"],
         intervention=row["intervention"],
         policy=POLICY,
         engine=ENGINE,
+        code=code_digest(),
         head=tables.head,
         alpha=plan["alpha"],
+        look=plan["look"],
+        alpha_look=spend,
         delta=delta,
         direction=plan["direction"],
-        family_size=plan["hypothesis_count"],
+        family_size=family,
         used=tuple(used.get(row["intervention"], [])),
-        n_t=row["n_t"],
-        n_c=row["n_c"],
-        n_pairs=row["n_pairs"],
-        failed=row["failed"],
+        variance=row["variance"],
+        **counts,
         **figures,
         verdict=verdict,
         beyond_delta=beyond,
         small=small,
-        k_more_seeds=row["k_more_seeds"] if verdict == "undecided" else None,
+        k_more_seeds=row["k_more_seeds"] if verdict == "undecided" and not row["pending"] else None,
         why=_why(verdict, plan, row, beyond, small),
     )
 
 
-def _verdict(row: dict[str, Any], alpha: float, delta: float, sign: float) -> Verdict:
-    if row["defect"]:
+def _verdict(plan: Row, row: Row, spend: float) -> Verdict:
+    lost = row["failed"] - row["pending"]  # planned pairs that ran and do not count
+    if row["defect"] or lost > row["n_pairs"]:
         return "invalid"
-    if row["p_adj"] is None:
+    if row["pending"] or row["p_adj"] is None:
         return "undecided"
-    if row["p_adj"] < alpha:
-        return "better" if sign * row["effect"] < 0 else "worse"
+    if row["p_adj"] < spend:
+        return "better" if (row["effect"] < 0) == (plan["direction"] == "lower") else "worse"
     if row["p_tost"] < 0.05:
         return "no_effect_that_matters"
     return "undecided"
 
 
-def _why(verdict: Verdict, plan: dict[str, Any], row: dict[str, Any], beyond: bool, small: bool) -> str:
+def _why(verdict: Verdict, plan: Row, row: Row, beyond: bool, small: bool) -> str:
     """One sentence. Its numbers are those of the row."""
     name, metric = row["intervention"], plan["metric"]
-    if verdict == "invalid":
+    planned = row["n_pairs"] + row["failed"]
+    if row["defect"]:
         return f"{name}: {row['defect']}."
+    if verdict == "invalid":
+        lost = row["failed"] - row["pending"]
+        return f"{name}: {lost} of {planned} planned pairs failed{_failures(row)}; what survived is a selection."
+    if row["pending"]:
+        return f"{name} is undecided: {row['pending']} of {planned} planned pairs have not run yet."
     if row["p_adj"] is None:
         have = f"{row['n_pairs']} finished pair{'' if row['n_pairs'] == 1 else 's'}"
-        return f"{name}: {have}; at least 2 are needed to tell an effect from noise."
+        return f"{name} is undecided: {have}{_failures(row)}; at least 2 are needed to tell an effect from noise."
     found = (
         f"{metric} changes by {row['effect']:+.4g} (95 % interval {row['ci95_lo']:+.4g} to {row['ci95_hi']:+.4g}, "
         f"{row['n_pairs']} pairs, Holm p {row['p_adj']:.2g})"
     )
+    if row["variance"] == "own":
+        found += "; its pairs vary more than the other arms', so only their own spread counts"
+    found += _failures(row)
     if verdict in ("better", "worse"):
-        size = (
-            f", more than {plan['delta']:g} throughout"
-            if beyond
-            else f", but less than {plan['delta']:g}"
-            if small
-            else ""
-        )
-        return f"{name} is {verdict}: {found}{size}."
+        size = f", by more than {plan['delta']:g}" if beyond else f", by less than {plan['delta']:g}" if small else ""
+        return f"{name} is {verdict}{size}: {found}."
     if verdict == "no_effect_that_matters":
         return (
             f"{name} has no effect that matters: {found}; the 90 % interval {row['ci90_lo']:+.4g} to "
@@ -141,20 +165,30 @@ def _why(verdict: Verdict, plan: dict[str, Any], row: dict[str, Any], beyond: bo
     return f"{name} is undecided: {found}; {need} would show an effect of {plan['delta']:g} with 80 % power."
 
 
+def _failures(row: Row) -> str:
+    """Failures are part of the finding, also where a later try succeeded."""
+    if not row["failures_t"] and not row["failures_c"]:
+        return ""
+    return f"; {row['failures_t']} of its runs and {row['failures_c']} of the control's failed"
+
+
 def replay(tables: Tables, recorded: DecisionMade) -> list[Difference]:
     """Decide again on `tables` (as of the judgement's head) and list every figure that differs.
 
     Empty when the judgement comes out exactly. A changed engine is a difference of `engine`.
     """
-    differences = []
+    differences: list[Difference] = []
     if tables.head != recorded.head:
         differences.append(Difference("head.root", recorded.head.root, tables.head.root))
     now = {made.intervention: made for made in decide(tables, recorded.experiment)}.get(recorded.intervention)
     if now is None:
         return [*differences, Difference("intervention", recorded.intervention, None)]
     before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
-    return differences + [
+    differences += [
         Difference(name, before[name], after[name])
         for name in before
-        if name != "head" and before[name] != after[name]
+        if name not in ("head", "code") and before[name] != after[name]
     ]
+    if differences and recorded.code != now.code:  # other code that finds the same is no difference
+        differences.insert(0, Difference("code", recorded.code, now.code))
+    return differences

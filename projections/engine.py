@@ -15,7 +15,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,7 +96,7 @@ def tables(log: Log, as_of: int | None = None, *, threads: int | None = None, fr
         path = os.path.join(folder, f"tables-{head.position:016d}-{catalog.code_digest()}.duckdb")
         if fresh or not _stands(path, head):
             # A file that has been published is never written again: whoever asks it keeps what it asked.
-            making = f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+            making = f"{path}.new"  # one name is enough: we hold the lock, or the folder is ours alone
             _delete(making)
             if not fresh and (earlier := _longest(folder, head.position)):
                 shutil.copyfile(earlier, making)

@@ -10,6 +10,12 @@ With one treatment this is the paired t test to the last digit. With several it 
 seeds, and, unlike averaging the arms' variances of d, it counts the shared control once: those
 variances are correlated, and their sum of degrees of freedom would claim more than there is.
 
+An arm that is noisier than the others must not borrow their quiet: where the variance of its own d
+exceeds the rest's (F test at 20 %), its own is used, with its own n_pairs - 1 degrees of freedom.
+
+A plan whose seeds are added to after a look at the results spends its alpha in looks: .8 alpha at
+the first, .2 alpha / (k (k + 1)) at the k-th addition, which sums to alpha for any number of them.
+
 Every sum is math.fsum or runs in a fixed order, and derived figures are rounded to 12 significant
 digits, so that a rebuilt table is the same on every machine. Source of the tests: Student 1908;
 Schuirmann 1987 (two one-sided tests); Holm 1979. Other engines (moderated variance, control banks)
@@ -28,6 +34,8 @@ import pyarrow as pa
 from projections import stats
 
 ENGINE = "paired-pooled/1"
+NOISIER = 0.2  # level of the F test that keeps a noisy arm from borrowing the others' variance
+HUGE = 1e100  # squares of more than this overflow, and no metric of training is so large
 
 SCHEMA = pa.schema(
     [
@@ -38,6 +46,10 @@ SCHEMA = pa.schema(
         ("n_c", pa.int64()),
         ("n_pairs", pa.int64()),
         ("failed", pa.int64()),
+        ("pending", pa.int64()),
+        ("failures_t", pa.int64()),
+        ("failures_c", pa.int64()),
+        ("variance", pa.string()),
         ("effect", pa.float64()),
         ("sd", pa.float64()),
         ("se", pa.float64()),
@@ -50,6 +62,7 @@ SCHEMA = pa.schema(
         ("ci90_lo", pa.float64()),
         ("ci90_hi", pa.float64()),
         ("p_tost", pa.float64()),
+        ("p_beyond", pa.float64()),
         ("mde80", pa.float64()),
         ("k_more_seeds", pa.int64()),
         ("defect", pa.string()),
@@ -57,6 +70,7 @@ SCHEMA = pa.schema(
 )
 
 Row = dict[str, Any]
+Cells = Mapping[tuple[str, int], float]  # (arm, seed) -> value; the control's arm is ""
 
 
 def estimate(plans: Sequence[Row], pairs: Sequence[Row]) -> pa.Table:
@@ -78,11 +92,9 @@ def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
     arms = {name: list(rows) for name, rows in groupby(pairs, key=lambda row: row["intervention"])}
     cells = {("", seed): y for seed, y in control.items()}
     cells |= {(row["intervention"], row["seed"]): row["y_t"] for row in pairs if row["y_t"] is not None}
-    ss, df = residual(cells)
-    variance = ss / df if df else 0.0
-    defect = degenerate(cells, variance if df else None)
+    defect = untrustworthy(plan, pairs, cells)
     family = max(int(plan["hypothesis_count"]), 1)
-    alpha, delta = float(plan["alpha"]), float(plan["delta"])
+    alpha, delta, look = float(plan["alpha"]), float(plan["delta"]), int(plan["look"])
 
     found = []
     for name, rows in arms.items():
@@ -97,13 +109,18 @@ def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
             "n_c": len(control),
             "n_pairs": n,
             "failed": len(rows) - n,
-            "effect": math.fsum(differences) / n if n else None,
+            "pending": sum(row["pending"] for row in rows),
+            "failures_t": sum(row["failures_t"] for row in rows),
+            "failures_c": sum(row["failures_c"] for row in rows),
+            "effect": math.fsum(differences) / n if n and not defect else None,
             "defect": defect,
         }
-        if n and df and not defect:
-            row |= tests(row["effect"], math.sqrt(2 * variance), n, df, delta)
-            row["mde80"] = stats.smallest_effect(n, row["sd"], df, alpha / family)
-            row["k_more_seeds"] = more_seeds(n, row["sd"], len(arms), alpha / family, delta)
+        if n >= 2 and not defect:
+            kind, sd, df = spread(cells, name, differences)
+            row |= {"variance": kind, **tests(row["effect"], sd, n, df, delta)}
+            row["mde80"] = stats.smallest_effect(n, sd, df, look_alpha(alpha, look) / family)
+            treatments = 1 if kind == "own" else len(arms)
+            row["k_more_seeds"] = more_seeds(n, sd, treatments, look_alpha(alpha, look + 1) / family, delta)
         found.append(row)
     adjusted = stats.holm([row["p"] for row in found if row["p"] is not None], family)
     for row, p_adj in zip((row for row in found if row["p"] is not None), adjusted, strict=True):
@@ -113,8 +130,25 @@ def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
     ]
 
 
+def look_alpha(alpha: float, look: int) -> float:
+    """What look number `look` (from 1) may spend of alpha."""
+    return 0.8 * alpha if look == 1 else 0.2 * alpha / ((look - 1) * look)
+
+
+def spread(cells: Cells, arm: str, differences: Sequence[float]) -> tuple[str, float, int]:
+    """("pooled" or "own", standard deviation of one paired difference, degrees of freedom) for one arm."""
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    own = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
+    rest, rest_df = residual({key: y for key, y in cells.items() if key[0] != arm})
+    if rest_df and rest > 0 and stats.f_upper(own / (2 * rest / rest_df), n - 1, rest_df) < NOISIER:
+        return "own", math.sqrt(own), n - 1
+    ss, df = residual(cells)
+    return "pooled", math.sqrt(2 * ss / df), df
+
+
 def tests(effect: float, sd: float, n: int, df: int, delta: float) -> Row:
-    """t test against 0, intervals, and two one-sided tests against +-delta for one effect."""
+    """t test against 0, intervals, and one-sided tests against +-delta for one effect."""
     se = sd / math.sqrt(n)
     t95, t90 = stats.t_quantile(0.975, df), stats.t_quantile(0.95, df)
     return {
@@ -128,6 +162,7 @@ def tests(effect: float, sd: float, n: int, df: int, delta: float) -> Row:
         "ci90_lo": effect - t90 * se,
         "ci90_hi": effect + t90 * se,
         "p_tost": max(stats.t_upper((effect + delta) / se, df), stats.t_upper((delta - effect) / se, df)),
+        "p_beyond": stats.t_upper((abs(effect) - delta) / se, df),
     }
 
 
@@ -151,28 +186,31 @@ def more_seeds(n: int, sd: float, treatments: int, alpha: float, delta: float) -
     return high - n if high - n <= 10_000 else None
 
 
-def degenerate(cells: Mapping[tuple[str, int], float], variance: float | None) -> str:
-    """Why the spread of these cells cannot be noise; empty when it can.
+def untrustworthy(plan: Row, pairs: Sequence[Row], cells: Cells) -> str:
+    """Why nothing may be claimed from these runs; empty when something may.
 
     Runs that ignore their seed repeat one number: their variance of 0 would prove anything.
     """
-    if variance is None:
-        return ""
-    by_arm: dict[str, set[float]] = {}
-    seeds: dict[str, int] = {}
-    for (arm, _), y in cells.items():
-        by_arm.setdefault(arm, set()).add(y)
-        seeds[arm] = seeds.get(arm, 0) + 1
-    repeated = [arm for arm, values in by_arm.items() if seeds[arm] > 1 and len(values) == 1]
-    if repeated and len(repeated) == sum(count > 1 for count in seeds.values()):
-        return "every seed of an arm gave the same value: the runs do not seem to read their seed"
-    scale = max(abs(y) for y in cells.values())
-    if variance <= (1e-9 * scale) ** 2:
+    if early := len([row for row in pairs if row["exploratory"] and row["both_ok"]]):
+        return f"{early} pairs began before the plan that would judge them: they can suggest, not confirm"
+    if plan["seed_role"] == "tuning":
+        return "its seeds are tuning seeds: what was used to choose cannot confirm the choice"
+    if any(abs(y) > HUGE for y in cells.values()):
+        return f"a value is beyond {HUGE:g}: that is no measurement, retract its outcome"
+    by_arm: dict[str, list[float]] = {}
+    for (arm, _), y in sorted(cells.items()):
+        by_arm.setdefault(arm, []).append(y)
+    repeated = [arm or plan["control"] for arm, ys in by_arm.items() if len(ys) > 1 and len(set(ys)) == 1]
+    if repeated:
+        return f"every seed of {repeated[0]} gave the same value: its runs do not seem to read their seed"
+    ss, df = residual(cells)
+    scale = max((abs(y) for y in cells.values()), default=0.0)
+    if df and ss / df <= (1e-9 * scale) ** 2:
         return "the differences do not vary between seeds at all: this is not measurement noise"
     return ""
 
 
-def residual(cells: Mapping[tuple[str, int], float]) -> tuple[float, int]:
+def residual(cells: Cells) -> tuple[float, int]:
     """Residual sum of squares and degrees of freedom of y = mu[arm] + b[seed] by least squares.
 
     Cells may be missing. Seeds are eliminated, the arms' normal equations solved by Gaussian

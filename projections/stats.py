@@ -25,6 +25,11 @@ def t_upper(t: float, df: float) -> float:
     return float(special.stdtr(df, -t))
 
 
+def f_upper(ratio: float, df1: float, df2: float) -> float:
+    """P(F > ratio) for the F distribution."""
+    return float(special.fdtrc(df1, df2, ratio))
+
+
 def t_two_sided(t: float, df: float) -> float:
     """P(|T| > |t|)."""
     return min(1.0, 2.0 * float(special.stdtr(df, -abs(t))))
@@ -61,7 +66,7 @@ def power(theta: float, n: int, sd: float, df: float, alpha: float) -> float:
     """
     if df <= 0 or n < 1:
         return 0.0
-    bound = t_quantile(1 - alpha / 2, df) * _chi_scale(df)
+    bound = -t_quantile(alpha / 2, df) * _chi_scale(df)  # the lower tail keeps its digits for a tiny alpha
     shift = theta * math.sqrt(n) / sd
     values = special.ndtr(shift - bound) + special.ndtr(-shift - bound)
     return math.fsum((_legendre()[1] * values).tolist())

@@ -19,6 +19,7 @@ from runners.cells import Outcome
 
 CHUNK_POINTS = 65_536
 CHUNK_SECONDS = 5.0
+HUGE = 1e100  # a finite metric beyond this is a divergence that has not reached infinity yet
 CHUNK_NAMES = 24 * 1024  # bytes of metric names in one chunk's event
 MAX_NAME = 200  # characters of a metric's name
 
@@ -30,7 +31,10 @@ def judged(metric: str, outcome: Outcome) -> Outcome:
     if metric not in outcome.finals:
         told = ", ".join(sorted(outcome.finals)[:8]) or "nothing"
         return msgspec.structs.replace(outcome, status="no_metric", reason=f"it told no {metric}; it told {told}")
-    tagged = canonical.tag(outcome.finals[metric][0])
+    value = outcome.finals[metric][0]
+    tagged = canonical.tag(value)
+    if abs(value) > HUGE:
+        return msgspec.structs.replace(outcome, status="diverged", reason=f"{metric} is {value:g}")
     if isinstance(tagged, str):
         return msgspec.structs.replace(outcome, status="diverged", reason=f"{metric} is {tagged}")
     return outcome

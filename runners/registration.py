@@ -62,14 +62,12 @@ def noise_class(plan: Plan, around: Surroundings) -> events.NoiseClass:
 
 
 def register(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, around: Surroundings) -> Registered:
+    """Append the registration unless it is there. Raises UsageError for a change that no amendment may make."""
     stream = f"experiment/{experiment}"
     for _ in range(5):
         head = log.head()
-        earlier: Registered | None = None
-        for event in log.events(as_of=head.position, stream=stream, types=("experiment.registered",)):
-            data = event.data
-            assert isinstance(data, events.ExperimentRegistered)
-            earlier = Registered(data, event.event_id)
+        known = _registrations(log, head.position, stream)
+        earlier = known[-1] if known else None
         wanted = events.ExperimentRegistered(
             experiment=experiment,
             name=plan.name,
@@ -105,6 +103,7 @@ def register(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, a
                 f"the plan takes {size} bytes as an event, at most {MAX_PLAN_EVENT} are possible: it has "
                 f"{len(plan.seeds)} seeds and {len(plan.arm)} arms; have fewer, or shorter commands and settings"
             )
+        _refuse_change([registered.event for registered in known], wanted)
         # Comments and spaces of the plan's text are not a change of the plan.
         if earlier and _substance(earlier.event) == _substance(wanted):
             return earlier
@@ -114,6 +113,45 @@ def register(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, a
             continue  # somebody registered at this moment: look again, it may be the same plan
         return Registered(wanted, made.event_ids[0])
     raise Conflict(f"experiment {plan.name} is being registered by several processes at once; try again")
+
+
+def _registrations(log: Log, position: int, stream: str) -> list[Registered]:
+    """The registrations of an experiment so far, retracted ones left out."""
+    found: list[Registered] = []
+    for event in log.events(as_of=position, stream=stream, types=("experiment.registered", "event.retracted")):
+        data = event.data
+        if isinstance(data, events.ExperimentRegistered):
+            found.append(Registered(data, event.event_id))
+        elif isinstance(data, events.EventRetracted):
+            found = [registered for registered in found if registered.event_id != data.target]
+    return found
+
+
+FIXED = ("control", "delta", "alpha", "direction", "estimand", "seed_role", "pair_tier")
+
+
+def _refuse_change(known: list[events.ExperimentRegistered], wanted: events.ExperimentRegistered) -> None:
+    """Seeds and arms may be added to a plan; what judges it, and what an arm is, may not change after the fact.
+
+    Leaving arms or seeds out is allowed and changes nothing: they stay in the family and in the pairs.
+    """
+    if not known:
+        return
+    for field in FIXED:
+        before, now = getattr(known[0], field), getattr(wanted, field)
+        if before != now:
+            raise UsageError(
+                f"plan {wanted.name!r} is registered with {field} {before!r}, not {now!r}; results may have been "
+                "seen since, so a changed plan needs a new name"
+            )
+    arms = {arm.name: arm for event in known for arm in event.arms}
+    for arm in wanted.arms:
+        before = arms.get(arm.name, arm)
+        if (before.env, before.args, before.config) != (arm.env, arm.args, arm.config):
+            raise UsageError(
+                f"arm {arm.name!r} of plan {wanted.name!r} is registered with other settings, and what it measured "
+                "stays under that name; give the changed arm a new one"
+            )
 
 
 def _substance(event: events.ExperimentRegistered) -> events.ExperimentRegistered:

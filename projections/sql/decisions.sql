@@ -20,17 +20,25 @@
 --   p: two-sided p-value
 --   p_adj: p after Holm's correction
 --   p_tost: p-value of the equivalence test
+--   p_beyond: p-value, one-sided, that the effect is larger than delta
 --   n_t: treatment runs
 --   n_c: control runs
 --   n_pairs: pairs
 --   failed: planned pairs that did not count
+--   pending: of them those that had not run yet
+--   failures_t: runs of the treatment that failed, also those that were run again
+--   failures_c: runs of the control that failed
+--   variance: pooled over the plan's arms, or the arm's own
 --   k_more_seeds: further seeds needed
 --   alpha: family-wise error rate
+--   look: 1, and one more for every time that seeds were added
+--   alpha_look: what this look could spend of alpha
 --   delta: smallest effect that matters
 --   direction: lower or higher is better
 --   family_size: hypotheses in the family
 --   policy: decision rule
 --   engine_version: name and version of the procedure
+--   code: digest of the code that judged
 --   head_position: how many events it read
 --   head_root: Merkle root of those events
 --   latest: whether it is the newest decision on this hypothesis by this policy
@@ -56,17 +64,25 @@ SELECT
     decision.p,
     decision.p_adj,
     decision.p_tost,
+    decision.p_beyond,
     decision.n_t,
     decision.n_c,
     decision.n_pairs,
     decision.failed,
+    decision.pending,
+    decision.failures_t,
+    decision.failures_c,
+    decision.variance,
     decision.k_more_seeds,
     decision.alpha,
+    decision.look,
+    decision.alpha_look,
     decision.delta,
     decision.direction,
     decision.family_size,
     decision.policy,
     decision.engine AS engine_version,
+    decision.code,
     decision.head.position AS head_position,
     decision.head.root AS head_root,
     row_number() OVER (

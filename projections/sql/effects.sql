@@ -13,10 +13,14 @@
 --   n_c: control runs that are ok
 --   n_pairs: seeds with both
 --   failed: planned pairs that do not count
+--   pending: of them those that have not run yet
+--   failures_t: runs of the treatment that failed, also those that were run again
+--   failures_c: runs of the control that failed
+--   variance: pooled over the plan's arms, or the arm's own where it is the noisier one
 --   effect: mean of the paired differences (treatment minus control)
---   sd: standard deviation of one paired difference, from the variance pooled over the plan's arms
+--   sd: standard deviation of one paired difference
 --   se: standard error of the effect
---   df: degrees of freedom of the pooled variance
+--   df: degrees of freedom of that variance
 --   t: effect / se
 --   p: two-sided p-value
 --   p_adj: p after Holm's correction over the plan's hypotheses
@@ -25,6 +29,7 @@
 --   ci90_lo: lower end of the 90 % interval, which answers the equivalence test
 --   ci90_hi: upper end of the 90 % interval
 --   p_tost: p-value of two one-sided tests that the effect lies within +-delta
+--   p_beyond: p-value, one-sided, that the effect is larger than delta
 --   mde80: smallest effect that this many pairs would show with 80 % power after correction
 --   k_more_seeds: further seeds until an effect of delta would be shown with 80 % power
 --   defect: why no estimate may be trusted, empty when it may
@@ -38,6 +43,10 @@ SELECT
     estimate.n_c,
     estimate.n_pairs,
     estimate.failed,
+    estimate.pending,
+    estimate.failures_t,
+    estimate.failures_c,
+    estimate.variance,
     estimate.effect,
     estimate.sd,
     estimate.se,
@@ -50,6 +59,7 @@ SELECT
     estimate.ci90_lo,
     estimate.ci90_hi,
     estimate.p_tost,
+    estimate.p_beyond,
     estimate.mde80,
     estimate.k_more_seeds,
     estimate.defect

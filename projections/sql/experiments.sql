@@ -1,4 +1,6 @@
--- One row an experiment: its newest registration, and how often the plan was amended.
+-- One row an experiment: the plan that judges it, and how often it was amended.
+-- What decides (delta, alpha, direction, control) is that of the first registration, and the family is every
+-- arm that any registration had: an amendment can add seeds and arms, it cannot make a result look better.
 -- kind: table
 -- key: experiment
 -- scope: experiment
@@ -12,10 +14,11 @@
 --   direction: lower or higher is better
 --   delta: smallest effect that matters, in the metric's unit
 --   alpha: family-wise error rate
+--   look: 1, and one more for every registration that added seeds
 --   estimand: wallclock (with the effect on speed) or fixed_step (without)
 --   control: name of the control arm
 --   arm_count: arms, the control included
---   hypothesis_count: size of the family: every arm that any registration had, for an amendment makes it no smaller
+--   hypothesis_count: size of the family
 --   seed_count: seeds of every arm
 --   seed_role: tuning or confirm
 --   pair_tier: what two runs of one seed share
@@ -24,50 +27,73 @@
 --   policy: the decision rule that was registered
 --   amendments: registrations after the first
 --   first_position: position of the first registration; a run before it is exploratory
+--   first_registered_at: time of the first registration
 --   registered_position: position of the newest registration
 --   registered_at: time of the newest registration
 --   event_id: id of the newest registration
 WITH registrations AS (
     SELECT
         *,
-        row_number() OVER (PARTITION BY experiment ORDER BY position DESC) AS newness,
-        count(*) OVER (PARTITION BY experiment) AS registrations,
-        min(position) OVER (PARTITION BY experiment) AS first_position
+        row_number() OVER (PARTITION BY experiment ORDER BY position) AS number,
+        row_number() OVER (PARTITION BY experiment ORDER BY position DESC) AS newness
     FROM experiment_registered
+),
+
+arms AS (
+    SELECT experiment, count(DISTINCT arm) AS arm_count
+    FROM (SELECT experiment, unnest(arms).name AS arm FROM registrations)
+    GROUP BY experiment
 ),
 
 families AS (
     SELECT experiment, count(DISTINCT arm) AS hypothesis_count
-    FROM (SELECT experiment, unnest(hypotheses).arm AS arm FROM experiment_registered)
+    FROM (SELECT experiment, unnest(hypotheses).arm AS arm FROM registrations)
+    GROUP BY experiment
+),
+
+seeds AS (
+    SELECT experiment, seed, min(number) AS number
+    FROM (SELECT experiment, number, unnest(seeds) AS seed FROM registrations)
+    GROUP BY experiment, seed
+),
+
+looks AS (
+    SELECT experiment, count(*) AS seed_count, count(DISTINCT number) AS look
+    FROM seeds
     GROUP BY experiment
 )
 
 SELECT
-    registrations.experiment,
-    name,
-    family,
-    question,
-    runner,
-    metric,
-    direction,
-    delta,
-    alpha,
-    estimand,
-    control,
-    len(arms) AS arm_count,
-    coalesce(hypothesis_count, 0) AS hypothesis_count,
-    len(seeds) AS seed_count,
-    seed_role,
-    pair_tier,
-    base,
-    noise_class.platform AS platform,
-    policy,
-    registrations - 1 AS amendments,
-    first_position,
-    position AS registered_position,
-    recorded_at AS registered_at,
-    event_id
-FROM registrations
-LEFT JOIN families ON families.experiment = registrations.experiment
-WHERE newness = 1
-ORDER BY registrations.experiment
+    newest.experiment,
+    newest.name,
+    planned.family,
+    newest.question,
+    newest.runner,
+    planned.metric,
+    planned.direction,
+    planned.delta,
+    planned.alpha,
+    coalesce(looks.look, 1) AS look,
+    planned.estimand,
+    planned.control,
+    arms.arm_count,
+    coalesce(families.hypothesis_count, 0) AS hypothesis_count,
+    coalesce(looks.seed_count, 0) AS seed_count,
+    planned.seed_role,
+    planned.pair_tier,
+    planned.base,
+    planned.noise_class.platform AS platform,
+    planned.policy,
+    newest.number - 1 AS amendments,
+    planned.position AS first_position,
+    planned.recorded_at AS first_registered_at,
+    newest.position AS registered_position,
+    newest.recorded_at AS registered_at,
+    newest.event_id
+FROM registrations AS newest
+INNER JOIN registrations AS planned ON planned.experiment = newest.experiment AND planned.number = 1
+INNER JOIN arms ON arms.experiment = newest.experiment
+LEFT JOIN families ON families.experiment = newest.experiment
+LEFT JOIN looks ON looks.experiment = newest.experiment
+WHERE newest.newness = 1
+ORDER BY newest.experiment

@@ -13,35 +13,53 @@
 --   y_c: metric of the control
 --   d: y_t minus y_c; negative is better where lower is better
 --   both_ok: whether the pair counts
---   reason_dropped: why it does not, empty when it does
-WITH plan AS (
-    SELECT *
+--   pending: whether one of the two has not run to an outcome yet
+--   exploratory: whether one of the two began before the plan was registered
+--   failures_t: runs of the treatment's cell that failed, also those that were run again
+--   failures_c: runs of the control's cell that failed
+--   reason_dropped: why the pair does not count, empty when it does
+WITH registrations AS (
+    SELECT
+        *,
+        first_value(control) OVER (PARTITION BY experiment ORDER BY position) AS first_control,
+        first_value(pair_tier) OVER (PARTITION BY experiment ORDER BY position) AS first_tier
     FROM experiment_registered
-    QUALIFY row_number() OVER (PARTITION BY experiment ORDER BY position DESC) = 1
 ),
 
 planned AS (
-    SELECT arms.experiment, arms.control, arms.pair_tier, arms.arm, seeds.seed
-    FROM (SELECT experiment, control, pair_tier, unnest(plan.arms).name AS arm FROM plan) AS arms
-    INNER JOIN (SELECT experiment, unnest(plan.seeds) AS seed FROM plan) AS seeds
-        ON seeds.experiment = arms.experiment
+    SELECT DISTINCT arms.experiment, arms.first_control AS control, arms.first_tier AS pair_tier, arms.arm, seeds.seed
+    FROM (SELECT experiment, position, first_control, first_tier, unnest(arms).name AS arm FROM registrations) AS arms
+    INNER JOIN (SELECT experiment, position, unnest(seeds) AS seed FROM registrations) AS seeds
+        ON seeds.experiment = arms.experiment AND seeds.position = arms.position
 ),
 
--- Of several runs of one cell the first that is ok counts: to choose a later one would be to choose
--- by outcome. A finite value is part of being ok.
-cells AS (
+-- A finite value is part of being ok.
+outcomes AS (
     SELECT
         experiment,
         arm,
         seed,
         run,
         value,
+        started_position,
+        started_after_registration,
         CASE WHEN status = 'ok' AND (value IS NULL OR NOT isfinite(value)) THEN 'diverged' ELSE status END AS status
     FROM runs
     WHERE experiment IS NOT NULL AND seed IS NOT NULL
+),
+
+-- Of several runs of one cell the first that is ok counts: to choose a later one would be to choose
+-- by outcome. Those that failed before it are counted.
+cells AS (
+    SELECT
+        *,
+        count(*) FILTER (status NOT IN ('ok', 'running', 'interrupted', 'lost'))
+            OVER (PARTITION BY experiment, arm, seed) AS failures,
+        status IN ('running', 'interrupted', 'lost') AS pending
+    FROM outcomes
     QUALIFY row_number() OVER (
         PARTITION BY experiment, arm, seed
-        ORDER BY (status = 'ok' AND value IS NOT NULL AND isfinite(value)) DESC, started_position
+        ORDER BY status = 'ok' DESC, status IN ('running', 'interrupted', 'lost'), started_position
     ) = 1
 )
 
@@ -56,6 +74,11 @@ SELECT
     CASE WHEN control.status = 'ok' THEN control.value END AS y_c,
     y_t - y_c AS d,
     y_t IS NOT NULL AND y_c IS NOT NULL AS both_ok,
+    coalesce(treatment.pending, true) OR coalesce(control.pending, true) AS pending,
+    coalesce(NOT treatment.started_after_registration, false)
+    OR coalesce(NOT control.started_after_registration, false) AS exploratory,
+    coalesce(treatment.failures, 0) AS failures_t,
+    coalesce(control.failures, 0) AS failures_c,
     CASE
         WHEN both_ok THEN ''
         WHEN y_t IS NULL AND y_c IS NULL

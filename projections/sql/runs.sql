@@ -100,7 +100,7 @@ SELECT
     started.environment,
     coalesce(started.position > registered.first_position, false) AS started_after_registration,
     started.recorded_at AS started_at,
-    finished.ended_at::TIMESTAMPTZ AS ended_at,
+    try_cast(finished.ended_at AS TIMESTAMPTZ) AS ended_at,
     started.position AS started_position,
     finished.position AS finished_position,
     started.event_id AS started_id,

@@ -53,7 +53,7 @@ def test_a_judgement_that_does_not_come_out_the_same_is_code_1_figure_by_figure(
     import projections.decide as rule
 
     honest = rule._verdict
-    monkeypatch.setattr(rule, "_verdict", lambda row, alpha, delta, sign: honest(row, alpha / 1e9, delta, sign))
+    monkeypatch.setattr(rule, "_verdict", lambda plan, row, spend: honest(plan, row, spend / 1e9))
     done = study.call("replay", "--all")
     assert done.code == 1
     assert "verdict: recorded 'better', now 'undecided'" in done.out
@@ -212,8 +212,8 @@ def test_tables_built_onwards_step_by_step_equal_those_built_at_once(study, tmp_
     proj = study.folder / "warehouse" / "proj"
     for position in (1, study.size() - 2):
         study.call("rebuild", "--as-of", str(position))
-        early = next(path for path in proj.iterdir() if path.name.startswith(f"as-of-{position:016d}"))
-        newest = next(path for path in proj.iterdir() if path.name.startswith("tables-"))
+        early = next(path for path in proj.iterdir() if path.name.startswith(f"tables-{position:016d}"))
+        newest = max(path for path in proj.iterdir() if path.name.startswith("tables-"))
         shutil.copyfile(early, newest)
         assert study.call("--json", "rebuild", "--incremental").json == at_once
 

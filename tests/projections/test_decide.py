@@ -64,9 +64,70 @@ def test_identical_seeds_are_invalid(log):
 
 
 def test_no_finished_pair_is_undecided_and_claims_nothing(log):
-    history.fill(log, history.registered("e", ["c", "t"], SEEDS), {("c", 0): 1.0, ("t", 0): None})
+    history.fill(log, history.registered("e", ["c", "t"], SEEDS), {("c", 0): 1.0, ("t", 0): 1.1})
     made = only(log)
-    assert (made.verdict, made.n_pairs, made.failed, made.effect) == ("undecided", 0, 4, None)
+    assert (made.verdict, made.n_pairs, made.pending) == ("undecided", 1, 3)
+    assert "3 of 4 planned pairs have not run yet" in made.why
+
+
+def test_what_survived_failures_is_a_selection(log):
+    values = {("c", s): 1.2 + s / 100 for s in SEEDS} | {("t", s): None for s in SEEDS[1:]} | {("t", 0): 1.0}
+    history.fill(log, history.registered("e", ["c", "t"], SEEDS), values)
+    made = only(log)
+    assert (made.verdict, made.failures_t) == ("invalid", 3)
+    assert "3 of 4 planned pairs failed" in made.why
+
+
+def test_a_failure_that_was_run_again_stays_in_the_sentence(log):
+    filled(log, -0.05, 0.001)
+    start, end = history.started("bad", "e", "t", 0), history.finished("bad", None, "diverged")
+    log.writer.append([Draft("run/bad", start), Draft("run/bad", end)])
+    made = only(log)
+    assert (made.verdict, made.failures_t) == ("better", 1)
+    assert "1 of its runs" in made.why
+
+
+def test_leaving_seeds_out_of_the_plan_afterwards_changes_no_verdict(log):
+    filled(log, -0.01, 0.02, seed=5)
+    before = only(log)
+    fewer = history.registered("e", ["c", "t"], SEEDS[:2], alpha=0.9, delta=5.0, direction="higher", amends="x")
+    log.writer.append([Draft("experiment/e", fewer)])
+    after = only(log)
+    same = msgspec.structs.replace(after, head=before.head)
+    assert same == before
+
+
+def test_dropping_arms_makes_the_family_no_smaller(log):
+    values = {
+        (arm, s): 1.0 + 0.01 * (3 * s + len(arm) + ord(arm[0])) % 7 / 100 + s / 50
+        for arm in ("c", "a", "b")
+        for s in SEEDS
+    }
+    history.fill(log, history.registered("e", ["c", "a", "b"], SEEDS), values)
+    log.writer.append([Draft("experiment/e", history.registered("e", ["c", "a"], SEEDS, amends="x"))])
+    assert {made.family_size for made in decide(tables(log), "e")} == {2}
+
+
+def test_adding_seeds_is_another_look_and_spends_less(log):
+    filled(log, -0.01, 0.02)
+    log.writer.append([Draft("experiment/e", history.registered("e", ["c", "t"], [*SEEDS, 9], amends="x"))])
+    made = only(log)
+    assert (made.look, made.alpha_look) == (2, pytest.approx(0.005))
+
+
+def test_runs_from_before_the_plan_are_invalid_evidence(log):
+    for arm, value in (("c", 1.0), ("t", 1.1)):
+        run = f"early-{arm}"
+        log.writer.append(
+            [
+                Draft(f"run/{run}", history.started(run, "e", arm, 0)),
+                Draft(f"run/{run}", history.finished(run, value)),
+            ]
+        )
+    history.fill(log, history.registered("e", ["c", "t"], [0, 1]), {("c", 1): 1.0, ("t", 1): 1.2})
+    made = only(log)
+    assert made.verdict == "invalid"
+    assert "before the plan" in made.why
 
 
 def test_the_sentence_uses_the_rows_numbers(log):
@@ -98,8 +159,8 @@ def test_replay_is_exact_after_the_log_has_grown(log):
     made = only(log)
     log.writer.append([Draft("experiment/e", made)])
     history.fill(log, history.registered("f", ["c", "t"], [0, 1]), {("c", 0): 1.0, ("t", 0): 1.1})
-    (then,) = each_head(log, [made.head.position])
-    assert replay(then, made) == []
+    heads = each_head(log, [made.head.position])
+    assert replay(next(heads), made) == []
 
 
 def test_replay_names_every_figure_that_differs(log):
@@ -117,8 +178,8 @@ def test_a_retraction_changes_later_decisions_and_no_earlier_one(log):
     log.writer.append([Draft("run/x", events.EventRetracted(target=ids[0], reason="wrong data"))])
     after = only(log)
     assert (before.n_pairs, after.n_pairs) == (4, 3)
-    (then,) = each_head(log, [before.head.position])
-    assert replay(then, before) == []
+    heads = each_head(log, [before.head.position])
+    assert replay(next(heads), before) == []
 
 
 def test_of_two_ok_runs_of_a_cell_the_first_counts(log):

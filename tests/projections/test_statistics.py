@@ -17,7 +17,15 @@ SLEEP = ([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1,
 
 
 def plan(arms, delta=0.01, alpha=0.05):
-    return {"experiment": "e", "hypothesis_count": arms, "alpha": alpha, "delta": delta}
+    return {
+        "experiment": "e",
+        "control": "c",
+        "hypothesis_count": arms,
+        "alpha": alpha,
+        "delta": delta,
+        "look": 1,
+        "seed_role": "confirm",
+    }
 
 
 def pairs(control, treatments):
@@ -27,7 +35,8 @@ def pairs(control, treatments):
             ok = t is not None and c is not None
             rows.append(
                 {"experiment": "e", "intervention": name, "seed": seed, "y_t": t, "y_c": c,
-                 "d": t - c if ok else None, "both_ok": ok}
+                 "d": t - c if ok else None, "both_ok": ok,
+                 "pending": False, "exploratory": False, "failures_t": int(t is None), "failures_c": int(c is None)}
             )  # fmt: skip
     return rows
 
@@ -167,3 +176,68 @@ def test_one_pair_gives_an_effect_and_no_test():
 def test_a_crashed_seed_drops_its_pair_and_is_counted():
     row = one([1.0, 1.1, 1.05, None], [1.2, None, 1.3, 1.1])
     assert (row["n_pairs"], row["failed"], row["n_t"], row["n_c"]) == (2, 2, 3, 3)
+
+
+def test_a_noisy_arm_does_not_borrow_the_quiet_of_the_others():
+    rng = np.random.default_rng(3)
+    quiet = {f"q{i}": list(1 + 0.001 * rng.normal(size=4)) for i in range(4)}
+    noisy = [1.0, 1.3, 0.8, 1.1]
+    rows = estimates.estimate_plan(plan(5), pairs(list(1 + 0.001 * rng.normal(size=4)), {**quiet, "noisy": noisy}))
+    found = {row["intervention"]: row for row in rows}
+    assert (found["noisy"]["variance"], found["noisy"]["df"]) == ("own", 3)
+
+
+def test_one_pair_alone_is_never_tested():
+    rows = estimates.estimate_plan(
+        plan(2), pairs([1.0, 1.1, 1.05], {"a": [0.5, None, None], "b": [1.01, 1.12, 1.04]})
+    )
+    assert [row["p"] is None for row in rows] == [True, False]
+
+
+def test_a_huge_value_is_a_defect_and_raises_nothing():
+    row = one([12.0, 13.0], [3.2e217, 1e308])
+    assert "beyond" in row["defect"]
+    assert row["effect"] is None
+
+
+def test_one_arm_that_repeats_itself_is_named():
+    row = one([1.0, 1.1, 1.2], [0.9, 0.9, 0.9])
+    assert "every seed of t gave the same value" in row["defect"]
+
+
+def test_pairs_from_before_the_plan_cannot_confirm():
+    rows = pairs([1.0, 1.1, 1.2], {"t": [0.9, 1.05, 1.1]})
+    rows[0]["exploratory"] = True
+    (found,) = estimates.estimate_plan(plan(1), rows)
+    assert "before the plan" in found["defect"]
+
+
+def test_looks_never_spend_more_than_alpha():
+    spent = [estimates.look_alpha(0.05, look) for look in range(1, 2000)]
+    assert math.fsum(spent) <= 0.05
+    assert spent == sorted(spent, reverse=True)
+
+
+def test_the_f_tail_is_that_of_scipy():
+    assert stats.f_upper(3.2, 2, 6) == pytest.approx(reference.f.sf(3.2, 2, 6), rel=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arms", "seeds", "missing", "noise"), [(4, 3, 0.0, 1), (4, 4, 0.3, 1), (4, 3, 0.0, 3), (8, 3, 0.0, 5)]
+)
+def test_the_family_wise_error_holds_also_with_holes_and_a_noisy_arm(arms, seeds, missing, noise):
+    """The shipped estimator under no effect: any `better` or `worse` in a screen. Alpha .04 at the first look."""
+    rng = np.random.default_rng(11)
+    wrong, screens = 0, 1500
+    for _ in range(screens):
+        scale = np.ones((arms + 1, 1))
+        scale[-1] = noise
+        y = 0.003 * scale * rng.normal(size=(arms + 1, seeds)) + 0.01 * rng.normal(size=seeds)
+        kept = rng.random(y.shape) >= missing
+        values = [
+            [float(v) if k else None for v, k in zip(r, ks, strict=True)] for r, ks in zip(y, kept, strict=True)
+        ]
+        rows = estimates.estimate_plan(plan(arms), pairs(values[0], {f"a{i}": values[i] for i in range(1, arms + 1)}))
+        wrong += any(row["p_adj"] is not None and row["p_adj"] < estimates.look_alpha(0.05, 1) for row in rows)
+    assert wrong / screens <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / screens)

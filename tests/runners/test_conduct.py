@@ -168,9 +168,25 @@ def test_comments_and_the_order_of_keys_are_not_another_plan(log):
     assert len(datas(log, "experiment.registered")) == 1
 
 
-def test_another_delta_is_an_amendment_that_names_what_it_replaces(log):
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("0.01", "0.02", "delta"),
+        ("delta", 'direction = "higher"\ndelta', "direction"),
+        ("delta", "alpha = 0.5\ndelta", "alpha"),
+    ],
+)
+def test_what_judges_a_plan_cannot_change_under_its_name(log, before, now, said):
     go(log)
-    go(log, text=PLAN.replace("0.01", "0.02"))
+    size = log.head().position
+    with pytest.raises(UsageError, match=f"registered with {said}.*new name"):
+        go(log, text=PLAN.replace(before, now, 1))
+    assert log.head().position == size
+
+
+def test_more_seeds_are_an_amendment_that_names_what_it_replaces(log):
+    go(log)
+    go(log, text=PLAN.replace('seeds = "0-1"', 'seeds = "0-2"'))
     first, second = log.events(types=("experiment.registered",))
     assert second.data.amends == first.event_id
     assert first.data.amends is None
@@ -459,3 +475,32 @@ def test_a_second_ctrl_c_does_not_stop_the_recording_of_the_first(log, monkeypat
 
     assert go(log, Acting(act)).interrupted
     assert outcomes(log) == ["interrupted"]
+
+
+def test_an_arm_cannot_become_another_under_its_name(log):
+    go(log)
+    with pytest.raises(UsageError, match=r"'fast'.*other settings.*new one"):
+        go(log, text=PLAN.replace('LR = "2"', 'LR = "3"'))
+
+
+def test_an_arm_that_was_left_out_and_came_back_changed_is_refused_too(log):
+    go(log)
+    go(log, text=PLAN.replace('"fast"', '"slow"'))
+    with pytest.raises(UsageError, match="'fast'"):
+        go(log, text=PLAN.replace('LR = "2"', 'LR = "3"'))
+
+
+def test_a_plan_whose_registration_was_retracted_can_be_written_anew(log):
+    def nothing(cell, on_point):
+        raise KeyboardInterrupt
+
+    go(log, Acting(nothing))
+    (first,) = log.events(types=("experiment.registered",))
+    log.writer.append([Draft(first.stream, EventRetracted(target=first.event_id, reason="a typo"))])
+    go(log, text=PLAN.replace("0.01", "0.02"))
+    assert [e.data.delta for e in log.events(types=("experiment.registered",))] == [0.01, 0.02]
+
+
+def test_a_huge_metric_is_a_divergence(log):
+    go(log, Acting(lambda cell, on_point: ok(3.2e217)))
+    assert {e.data.status for e in log.events(types=("run.finished",))} == {"diverged"}
