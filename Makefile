@@ -32,8 +32,10 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt '.[bench]' --no-deps deltalake
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt deltalake
 	$(BIN)/python -m benchmarks.append
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.flips
 
 docs: $(STAMP)
 	$(BIN)/python -m commands.docs
