@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import threading
 
 import duckdb
 import history
@@ -201,3 +204,54 @@ def test_tables_come_after_what_they_read():
 def test_a_table_file_without_a_key_is_refused():
     with pytest.raises(ValueError, match="key"):
         catalog.parse("x", "-- About.\n-- kind: view\n-- columns:\n--   a: b\nSELECT 1")
+
+
+def test_tables_stay_as_of_their_head_while_the_log_goes_on(log):
+    ids = history.fill(log, history.registered("e", ["c", "t"], [0, 1]), {("c", 0): 1.0, ("t", 0): 1.1})
+    before = tables(log)
+    log.writer.append([Draft("run/x", events.EventRetracted(target=ids[0], reason="wrong"))])
+    assert tables(log).rows("SELECT count(*) AS n FROM paired_differences WHERE both_ok") == [{"n": 0}]
+    assert before.rows("SELECT count(*) AS n FROM paired_differences WHERE both_ok") == [{"n": 1}]
+    assert before.rows("SELECT count(*) AS n FROM events") == [{"n": before.head.position}]
+
+
+def test_readers_do_not_fail_while_others_refresh(log):
+    steps = history.random_history(log, 9, 55)
+    for _ in range(30):
+        next(steps)
+    failures: list[Exception] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        own = Log(log.root)
+        while not stop.is_set():
+            try:
+                built = tables(own)
+                (row,) = built.rows("SELECT count(*) AS n FROM events")
+                assert row["n"] == built.head.position
+            except Exception as error:
+                failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in steps:
+        tables(log)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+
+
+def test_times_are_utc_whatever_the_readers_zone(log):
+    history.fill(log, history.registered("e", ["c", "t"], [0]), {("c", 0): 1.0})
+    code = (
+        "import sys; from ledger.chain import Log; from projections.engine import tables; "
+        "print(tables(Log(sys.argv[1])).rows('SELECT min(recorded_at)::VARCHAR AS t FROM events')[0]['t'])"
+    )
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, log.root],
+            env={**os.environ, "TZ": zone}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip().endswith("+00")
