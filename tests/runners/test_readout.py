@@ -313,11 +313,12 @@ def test_a_program_with_a_new_name_on_every_line_does_not_fill_memory():
         "val " * 15_000 + "loss: 1",
     ],
 )
-def test_a_hostile_line_takes_less_than_a_blink(line):
+def test_a_hostile_line_does_not_send_the_patterns_backtracking(line):
     readout = Readout([r"(?P<v>\d+)\s+x"])
     started = time.process_time()
     readout.feed(line)
-    assert time.process_time() - started < 0.5
+    # Under coverage an honest line takes up to 0.6 s; catastrophic backtracking takes minutes.
+    assert time.process_time() - started < 5
 
 
 def test_a_value_beyond_the_longest_line_is_not_read():
