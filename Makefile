@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.append
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.flips
+	$(BIN)/python -m benchmarks.tables
 
 docs: $(STAMP)
 	$(BIN)/python -m commands.docs
