@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from commands.common import Asked, find_event, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
 from ledger.events import DecisionMade, Event
+
+if TYPE_CHECKING:
+    from projections.decide import Difference
 
 
 @click.command("replay")
@@ -48,18 +54,17 @@ def command(asked: Asked, what: str | None, every: bool) -> int:
     return 1 if different else 0
 
 
-def replay(log: Log, judgements: list[Event]):  # type: ignore[no-untyped-def]
+def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Difference]]]:
     """Yield (event, differences) for each judgement, in order of the heads that they read."""
     from projections.decide import Difference
     from projections.decide import replay as again
     from projections.engine import each_head
 
-    by_head = sorted(judgements, key=lambda e: (e.data.head.position, e.position))  # type: ignore[union-attr]
-    heads = sorted({e.data.head.position for e in judgements})  # type: ignore[union-attr]
+    parsed = [(event, event.data) for event in judgements]
+    by_head = [(event, data) for event, data in parsed if isinstance(data, DecisionMade)]
+    heads = sorted({data.head.position for _, data in by_head})
     for tables in each_head(log, heads):
-        for event in by_head:
-            data = event.data
-            assert isinstance(data, DecisionMade)
+        for event, data in by_head:
             if data.head.position == tables.head.position:
                 try:
                     yield event, again(tables, data)

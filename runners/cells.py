@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from ledger import events
+from runners.capture import Environment, Git
 from runners.plan import PlanArm
 
 OnPoint = Callable[[int, str, float], None]  # step, name, value
@@ -28,6 +29,25 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     git_dirty: bool | None = None
     git_diff: bytes | None = None
     data: tuple[events.Digest, ...] = ()
+
+
+def surroundings(
+    environment: Environment, git: Git | None, code: str | None, data: tuple[events.Digest, ...] = ()
+) -> Surroundings:
+    """What was captured, as it stands in the start of every run."""
+    return Surroundings(
+        code=code,
+        python=environment.python,
+        platform=environment.platform,
+        hardware_class=environment.hardware.hardware_class,
+        host=environment.host,
+        boot=environment.boot,
+        environment=msgspec.json.encode(environment),
+        git_commit=git.commit if git else None,
+        git_dirty=git.dirty if git else None,
+        git_diff=git.diff if git else None,
+        data=data,
+    )
 
 
 class Kept(NamedTuple):

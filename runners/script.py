@@ -15,7 +15,7 @@ import msgspec
 
 from ledger.errors import UsageError
 from runners import capture
-from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings
+from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.plan import Plan, PlanArm
 from runners.process import CommandError, check_command, run_command
 from runners.readout import EXTRACTOR, Readout
@@ -53,18 +53,7 @@ class ScriptRunner:
             packages = capture.packages_of(other)
             environment = msgspec.structs.replace(environment, packages=packages or ())
         git = capture.capture_git(self.folder)
-        return Surroundings(
-            code=capture.code_digest(self.script.command, self.folder),
-            python=environment.python,
-            platform=environment.platform,
-            hardware_class=environment.hardware.hardware_class,
-            host=environment.host,
-            boot=environment.boot,
-            environment=msgspec.json.encode(environment),
-            git_commit=git.commit if git else None,
-            git_dirty=git.dirty if git else None,
-            git_diff=git.diff if git else None,
-        )
+        return surroundings(environment, git, capture.code_digest(self.script.command, self.folder))
 
     def command(self, arm: PlanArm) -> tuple[str, ...]:
         return (*self.script.command, *arm.args)

@@ -14,7 +14,7 @@ import msgspec
 from ledger import events
 from ledger.errors import UsageError
 from runners import capture
-from runners.cells import Cell, OnPoint, Outcome, ShouldStop, Surroundings
+from runners.cells import Cell, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.plan import Plan, PlanArm
 
 if TYPE_CHECKING:
@@ -58,21 +58,11 @@ class GptRunner:
         environment = capture.capture_environment(())
         git = capture.capture_git(None)
         self._corpus = prepare()
-        return Surroundings(
-            code=_code_digest(torch.__version__),
-            python=environment.python,
-            platform=environment.platform,
-            hardware_class=environment.hardware.hardware_class,
-            host=environment.host,
-            boot=environment.boot,
-            environment=msgspec.json.encode(environment),
-            git_commit=git.commit if git else None,
-            git_dirty=git.dirty if git else None,
-            data=tuple(
-                events.Digest(name, digest, (self._corpus.folder / name).stat().st_size)
-                for name, digest in sorted(self._corpus.digests.items())
-            ),
+        data = tuple(
+            events.Digest(name, digest, (self._corpus.folder / name).stat().st_size)
+            for name, digest in sorted(self._corpus.digests.items())
         )
+        return surroundings(environment, git, _code_digest(torch.__version__), data)
 
     def command(self, arm: PlanArm) -> tuple[str, ...]:
         return ()
