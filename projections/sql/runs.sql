@@ -14,7 +14,7 @@
 --   metric: name of the metric that decides
 --   value: its last value
 --   pre_value: the same before quantization, where the run told it
---   steps: training steps done
+--   steps: training steps done; for a program that only prints, the last step that it named
 --   tokens: tokens seen
 --   wall_s: seconds of wall time
 --   cpu_s: seconds of processor time
