@@ -309,7 +309,7 @@ class _Run:
             self._signal(signal.SIGKILL)
             self._killed_at = now
         if now >= self._look_at and not self._exited:
-            self._look_after = min(2 * self._look_after, 0.5)
+            self._look_after = min(2 * self._look_after, 0.1)
             self._look_at = now + self._look_after
             self.peak_memory = max(self.peak_memory, _peak_of(self.child.pid))
 
