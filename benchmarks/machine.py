@@ -66,3 +66,16 @@ def fsync_ms(folder: str, count: int = 40) -> float:
         os.close(file)
         os.unlink(path)
     return statistics.median(taken)
+
+
+def create_ms(folder: str, count: int = 40) -> float:
+    """Median wall time of making one empty file, in milliseconds."""
+    taken = []
+    for number in range(count):
+        path = os.path.join(folder, f"create-probe-{number}")
+        start = time.perf_counter()
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        taken.append((time.perf_counter() - start) * 1e3)
+    for number in range(count):
+        os.unlink(os.path.join(folder, f"create-probe-{number}"))
+    return statistics.median(taken)

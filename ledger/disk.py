@@ -35,11 +35,16 @@ def sync_file(file: int) -> None:
     _flush(file)
 
 
+def sync_names(folder: int) -> None:
+    """Make the names in an open folder durable."""
+    _flush(folder)
+
+
 def sync_folder(path: str) -> None:
     """Make the names in a folder durable."""
     file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _flush(file)
+        sync_names(file)
     finally:
         os.close(file)
 
@@ -60,37 +65,86 @@ def make_folder(path: str) -> None:
     sync_folder(parent)
 
 
-def write_temporary(folder: str, data: bytes) -> str:
-    """Write and sync a new file in `folder`; its path. Raises NotAppended, leaving nothing behind."""
-    path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}")
+class Temporary:
+    """A new file, whole and synced, that has no name in the log yet. Discard it when done."""
+
+    __slots__ = ("_file", "path")
+
+    def __init__(self, path: str, file: int = -1) -> None:
+        self.path = path  # "" for a file that has no name at all
+        self._file = file
+
+    def link(self, target: str) -> bool:
+        """Give it its name. False when the name is taken. Raises NotAppended on other errors."""
+        try:
+            if self.path:
+                os.link(self.path, target)
+            else:  # linkat(2) with AT_SYMLINK_FOLLOW, which Python calls only when it is given a folder
+                os.link(f"/proc/self/fd/{self._file}", target, src_dir_fd=self._file, follow_symlinks=True)
+        except FileExistsError:
+            # A network file system may have lost the answer to a link that succeeded (open(2)).
+            return self.path != "" and os.stat(self.path).st_nlink == 2 and os.path.samefile(self.path, target)
+        except OSError as error:
+            raise NotAppended(f"nothing was appended: {target}: {plain(error)}") from error
+        return True
+
+    def discard(self) -> None:
+        """Let go of it; under the names that it was given it stays."""
+        if self.path:
+            remove(self.path)
+        elif self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def write_temporary(folder: str, data: bytes, nameless: bool = False) -> Temporary:
+    """Write and sync a new file in `folder`. Raises NotAppended, leaving nothing behind.
+
+    `nameless` (where `probe` found that it works) spares the file system a name that is removed at
+    once: a third of the time of an append on ext4. A process that is killed leaves no litter then.
+    """
+    path = "" if nameless else os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}")
+    made, file = Temporary(path), -1
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if nameless:
+            file = made._file = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
+        else:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(file, view) :]
             sync_file(file)
         finally:
-            os.close(file)
+            if path:
+                os.close(file)
     except OSError as error:
-        remove(path)
-        raise NotAppended(f"nothing was appended: {path}: {plain(error)}") from error
+        made.discard()
+        raise NotAppended(f"nothing was appended: {path or folder}: {plain(error)}") from error
     except BaseException:  # Ctrl-C between two calls: leave no litter
-        remove(path)
+        made.discard()
         raise
-    return path
+    return made
 
 
-def link(temporary: str, target: str) -> bool:
-    """Give a synced file its name. False when the name is taken. Raises NotAppended on other errors."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        # A network file system may have lost the answer to a link that succeeded (open(2)).
-        return os.stat(temporary).st_nlink == 2 and os.path.samefile(temporary, target)
-    except OSError as error:
-        raise NotAppended(f"nothing was appended: {target}: {plain(error)}") from error
-    return True
+class Folder:
+    """A folder whose names are made durable again and again. Kept open, so that no error of a write
+    that the kernel finishes later is lost between two syncs."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def confirm(self, what: str) -> None:
+        """Make a link that was just made durable. Raises Unknown: the name is there, its future is not."""
+        try:
+            sync_names(self._file)
+        except OSError as error:
+            raise Unknown(f"{what} was published but may not survive a power cut: {plain(error)}") from error
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            os.close(self._file)
 
 
 def confirm(folder: str, what: str) -> None:
@@ -103,23 +157,34 @@ def confirm(folder: str, what: str) -> None:
 
 def publish(temporary_folder: str, target: str, data: bytes) -> bool:
     """Create `target` with `data`, whole and durable. False when it exists already."""
+    _need_folder(temporary_folder)
     temporary = write_temporary(temporary_folder, data)
     try:
-        made = link(temporary, target)
+        made = temporary.link(target)
         confirm(os.path.dirname(target), target)
     finally:
-        remove(temporary)
+        temporary.discard()
     return made
 
 
 def replace(temporary_folder: str, target: str, data: bytes) -> None:
     """Write `target` anew, whole but not durably: for what may be lost. Raises NotAppended."""
+    _need_folder(temporary_folder)
     temporary = write_temporary(temporary_folder, data)
     try:
-        os.replace(temporary, target)
+        os.replace(temporary.path, target)
     except OSError as error:
-        remove(temporary)
+        temporary.discard()
         raise NotAppended(f"{target}: {plain(error)}") from error
+
+
+def _need_folder(path: str) -> None:
+    """An empty folder does not survive every copy of a ledger."""
+    if not os.path.isdir(path):
+        try:
+            make_folder(path)
+        except OSError as error:
+            raise NotAppended(f"nothing was appended: {path}: {plain(error)}") from error
 
 
 def remove(path: str) -> None:
@@ -127,19 +192,24 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def probe(folder: str) -> None:
-    """Refuse a file system without exclusive links or folder sync. Raises Unsupported or NotAppended."""
-    name = write_temporary(folder, b"probe")
-    second = name + "-link"
+def probe(folder: str) -> bool:
+    """Refuse a file system without exclusive links or folder sync. Raises Unsupported or NotAppended.
+
+    True where files can be made without a name and get it later (O_TMPFILE: Linux, most local file
+    systems, with /proc).
+    """
+    first = write_temporary(folder, b"probe")
+    second = first.path + "-link"
     try:
-        os.link(name, second)
+        os.link(first.path, second)
         try:
-            os.link(name, second)
+            os.link(first.path, second)
         except FileExistsError:
             pass
         else:
             raise Unsupported(f"{folder}: this file system lets one name be linked twice")
         sync_folder(folder)
+        return _nameless(folder, second)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NotAppended(f"nothing was appended: {folder}: {plain(error)}") from error
@@ -147,8 +217,24 @@ def probe(folder: str) -> None:
             f"{folder}: this file system cannot hold a ledger (hard links and folder sync are needed): {plain(error)}"
         ) from error
     finally:
-        remove(name)
+        first.discard()
         remove(second)
+
+
+def _nameless(folder: str, taken: str) -> bool:
+    """Whether a file without a name can be linked, and cannot be over a name that is taken."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    name = taken + "-nameless"
+    try:
+        temporary = write_temporary(folder, b"probe", nameless=True)
+        try:
+            return temporary.link(name) and not temporary.link(taken)
+        finally:
+            temporary.discard()
+            remove(name)
+    except NotAppended:
+        return False
 
 
 def plain(error: OSError) -> str:

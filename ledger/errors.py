@@ -56,3 +56,7 @@ class Corrupt(LedgerError):
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+
+
+class CacheDamaged(Corrupt):
+    """A file of tables is not what was written. The log is not concerned, and the tables are made again from it."""

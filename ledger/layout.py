@@ -4,15 +4,17 @@ LEDGER.json                          what it is: id, format, hash, origin, creat
 log/<base >> 16>/<base>.parquet      commits; base = position of the first event       truth
 pack/                                compacted ranges of commits                       truth
 chunk/<writer>/<n>.parquet           metric points; their digest is in an event        truth
+chunkpack/<first>-<last>.parquet     many small chunks as one, see chunkpacks.py       truth
 blob/sha256/ab/cdef…                 larger payloads by content                        truth
 checkpoint/                          signed heads                                      truth
-proj/, tile/, typed/                 derived: may be deleted at any time
+proj/, tlog/, typed/                 derived: may be deleted at any time
 state/                               noted heads, see chain.py
 tmp/, spool/, quarantine/            nothing that anybody has been promised
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import time
@@ -138,7 +140,12 @@ def now_us() -> int:
 def time_text(microseconds: int) -> str:
     """RFC 3339 with microseconds, UTC."""
     seconds, rest = divmod(microseconds, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+    return f"{_second_text(seconds)}.{rest:06d}Z"
+
+
+@functools.lru_cache(64)
+def _second_text(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def now_text() -> str:

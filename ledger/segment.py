@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MAX_BODY = 48 * 1024
 _PEEK = 8192
-_LEAVES_MAX = 64
+LEAVES_MAX = 64
 _PLAIN_BELOW = 50  # rows: below, dictionaries and compression cost more than they save: plain_parquet writes it
 _SEAL = b"ledger.seal\x18\x40"  # Thrift compact: key, then a string of 64 bytes
 BLANK = b"0" * 64
@@ -95,9 +95,11 @@ def schema() -> pa.Schema:
     )
 
 
-def encode(rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str) -> tuple[bytes, list[bytes]]:
-    """The bytes of a segment and the leaf hashes of its rows."""
-    leaves = [leaf_hash(row.body) for row in rows]
+def encode(
+    rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str, leaves: list[bytes] | None = None
+) -> tuple[bytes, list[bytes]]:
+    """The bytes of a segment and the leaf hashes of its rows, which may be given."""
+    leaves = leaves or [leaf_hash(row.body) for row in rows]
     joined = b"".join(leaves)
     keys = {
         "ledger.format": str(FORMAT),
@@ -107,7 +109,7 @@ def encode(rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str) 
         "ledger.root_hint": root_hint,
         "ledger.body_sha": sha256(joined).hexdigest(),
     }
-    if len(rows) <= _LEAVES_MAX:
+    if len(rows) <= LEAVES_MAX:
         keys["ledger.leaves"] = base64.b64encode(joined).decode()
     keys["ledger.seal"] = BLANK.decode()
     if len(rows) < _PLAIN_BELOW:
@@ -197,6 +199,8 @@ def peek(path: str) -> Footer | None:
     try:
         size = os.fstat(file).st_size
         tail = os.pread(file, _PEEK, max(0, size - _PEEK))
+    except OSError as error:
+        raise Corrupt(f"{path} cannot be read: {error.strerror}") from None
     finally:
         os.close(file)
     return footer(tail, path)
@@ -274,7 +278,7 @@ def decode(data: bytes, path: str, ledger_id: str | None = None) -> tuple[Footer
     if ledger_id is not None and said.ledger_id != ledger_id:
         raise Corrupt(f"{path} belongs to ledger {said.ledger_id}, not to {ledger_id}")
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         # Files of other Arrow versions may come back with other but equal types.
         batch = table.cast(schema()).combine_chunks().to_batches()[0]
     except (pa.ArrowException, OSError, IndexError, ValueError) as error:
@@ -286,4 +290,4 @@ def decode(data: bytes, path: str, ledger_id: str | None = None) -> tuple[Footer
 
 def leaves_of(batch: Any) -> list[bytes]:
     """Leaf hashes from the stored bodies of a batch."""
-    return [leaf_hash(body) for body in batch.column("body").to_pylist()]
+    return [sha256(b"\x00" + body).digest() for body in batch.column("body").to_pylist()]

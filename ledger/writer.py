@@ -1,13 +1,18 @@
 """The one way into the log: encode, sync, link under the next free position, sync the folder.
 
 Order and exclusivity come from one thing, the exclusive link of the name `log/…/<position>`: of any
-number of processes exactly one gets it, the others take the next one. There is no lock, no daemon
-and no reservation, so there is no gap. An append returns when it survives a power cut, and so then
-does everything before it (the folder that was synced holds the earlier names too).
+number of processes exactly one gets it, the others take the next one. There is no daemon and no
+reservation, so there is no gap. An append returns when it survives a power cut, and so then does
+everything before it (the folder that was synced holds the earlier names too).
+
+Appends that come while another one waits for the disk are published together: those of the threads of
+one process always, those of several processes where joint.py can. Each is still whole or not there.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import getpass
 import os
 import secrets as random
@@ -18,12 +23,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ledger import canonical, disk, layout, secrets, segment
 from ledger.errors import Conflict, LedgerError, NotAppended, SecretRefused, Unknown, UsageError
-from ledger.events import STREAM_PATTERN, EventData, check
+from ledger.events import STREAM_PATTERN, EventData, text
+from ledger.joint import MAX_ROWS, Joint, Request
+from ledger.merkle import leaf_hash
 
 if TYPE_CHECKING:
     from ledger.chain import Log
 
 _NOTE_EVERY = 256  # appends between two notes of the head
+_GROUP_ROWS = 512  # of all threads in one commit
 
 
 class Expect(NamedTuple):
@@ -44,10 +52,44 @@ class Draft(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where a commit's events lie (first position) and their ids, in order. They are durable."""
+    """Where a commit's events lie (first position) and their ids, in order.
+
+    `acknowledged` is "ordered": they are durable and have their positions. A store that takes events
+    before it orders them would say "durable", with position -1; on a file system there is none.
+    """
 
     position: int
     event_ids: tuple[str, ...]
+    acknowledged: str = "ordered"
+
+
+class _Ready(NamedTuple):
+    """A draft that was checked: all of its event but the writer's number. Ids as in `segment.Row`."""
+
+    draft: Draft
+    event_id: bytes
+    id_text: str
+    causation_id: bytes | None
+    correlation_id: bytes | None
+    data: bytes  # canonical JSON
+
+
+class _Commit:
+    """What one caller of `append` waits for."""
+
+    __slots__ = ("again", "done", "error", "expect", "leads", "position", "ready", "recorded", "rows", "wake")
+
+    def __init__(self, drafts: Sequence[Draft], expect: Expect | None, again: bool) -> None:
+        self.recorded = layout.now_us()
+        chance = os.urandom(8 * len(drafts))
+        # A microsecond apart, so that the ids are in order, and differ within the digits that people type.
+        self.ready = [_checked(draft, self.recorded + n, chance[8 * n : 8 * n + 8]) for n, draft in enumerate(drafts)]
+        self.expect, self.again = expect, again
+        self.rows: list[segment.Row] = []
+        self.position = -1
+        self.error: BaseException | None = None
+        self.done = self.leads = False
+        self.wake: threading.Lock | None = None
 
 
 class Writer:
@@ -56,131 +98,319 @@ class Writer:
     def __init__(self, log: Log) -> None:
         """Raises Unsupported where the file system lacks what disk.py needs, Corrupt for a log with a gap."""
         self.log = log
-        self.pid = os.getpid()
-        self.id = random.token_bytes(16)
         self.actor = _actor()
+        self._actor_text = canonical.encode(self.actor).decode()
+        self._actor_suspicious = secrets.find(self._actor_text) is not None
         self._tmp = os.path.join(log.root, "tmp")
-        self._sequence = 0
         self._since_note = 0
         self._broken: str | None = None
-        self._lock = threading.Lock()
-        self._synced_shard = -1
+        self._shard = -1
+        self._folder: disk.Folder | None = None  # of that shard
         if not os.path.isdir(self._tmp):  # an empty folder does not survive every copy of a ledger
             try:
                 disk.make_folder(self._tmp)
             except OSError as error:
                 raise NotAppended(f"nothing was appended: {self._tmp}: {disk.plain(error)}") from error
-        disk.probe(self._tmp)
+        self._nameless = disk.probe(self._tmp)
         try:
             disk.sync_folder(log.root)  # LEDGER.json may be another process's, seen before it was durable
         except OSError as error:
             raise NotAppended(f"nothing was appended: {log.root}: {disk.plain(error)}") from error
+        self._begin()
         log.head()
 
-    def append(self, drafts: Sequence[Draft], expect: Expect | None = None) -> Appended:
-        """Append the drafts as one commit: all or none, at consecutive positions.
-
-        Raises UsageError and SecretRefused for what may not enter the log, Conflict when `expect`
-        does not hold, NotAppended when the disk refused (safe to repeat), Unknown when the commit was
-        published but not confirmed (look it up by id before repeating).
-        """
-        if not drafts:
-            raise UsageError("an append needs at least one event")
-        if self.pid != os.getpid():  # this process was forked from the writer's
-            self.pid, self._lock = os.getpid(), threading.Lock()
-            self._renew()
-        with self._lock:
-            if self._broken:
-                raise Unknown(self._broken)
-            rows = [self._row(draft, index) for index, draft in enumerate(drafts)]
-            return self._publish(rows, expect)
+    def _begin(self) -> None:
+        """Nobody waits, and this process has appended nothing."""
+        self.pid = os.getpid()
+        self._mutex = threading.Lock()  # of the queue
+        self._queue: list[_Commit] = []
+        self._leading = False  # one thread publishes
+        self._renew()
 
     def _renew(self) -> None:
         """Go on under another id: the sequence of numbers under one id must have no gap and no double."""
         self.id, self._sequence = random.token_bytes(16), 0
+        self._id_text = self.id.hex()
+        self._joint = Joint(self._tmp, self.id)
 
-    def _row(self, draft: Draft, index: int) -> segment.Row:
-        data = draft.data
-        plain = check(data)
-        if not STREAM_PATTERN.fullmatch(draft.stream):
-            raise UsageError(f"stream {draft.stream!r} is not of the form kind/name")
-        recorded = layout.now_us()
-        event_id = _uuid(draft.event_id) or uuid7(recorded)
-        causation_id, correlation_id = _uuid(draft.causation_id), _uuid(draft.correlation_id)
-        body = canonical.text(
-            {
-                "actor": self.actor,
-                "causation_id": str(causation_id) if causation_id else None,
-                "correlation_id": str(correlation_id) if correlation_id else None,
-                "data": plain,
-                "event_id": str(event_id),
-                "recorded_at": layout.time_text(recorded),
-                "stream": draft.stream,
-                "type": data.TYPE,
-                "type_version": data.VERSION,
-                "writer": self.id.hex(),
-                "writer_seq": self._sequence + index,
-            }
-        )
-        if len(body) > segment.MAX_BODY:
-            raise UsageError(
-                f"{data.TYPE} is {len(body)} bytes, an event holds at most {segment.MAX_BODY}; "
-                "store the payload as an artifact and refer to it"
-            )
-        if kind := secrets.find(body):
-            raise SecretRefused(
-                f"{data.TYPE} holds what looks like a {kind}; it would stay in the log for ever. "
-                "Take it out of the command, the configuration or the captured variables"
-            )
-        return segment.Row(
-            event_id=event_id.bytes,
-            type=data.TYPE,
-            type_version=data.VERSION,
-            stream=draft.stream,
-            writer=self.id,
-            writer_seq=self._sequence + index,
-            recorded_at=recorded,
-            correlation_id=correlation_id.bytes if correlation_id else None,
-            causation_id=causation_id.bytes if causation_id else None,
-            actor=self.actor,
-            body=body,
-        )
+    def append(self, drafts: Sequence[Draft], expect: Expect | None = None, again: bool = False) -> Appended:
+        """Append the drafts as one commit: all or none, at consecutive positions.
 
-    def _publish(self, rows: list[segment.Row], expect: Expect | None) -> Appended:
-        log = self.log
-        seen = log.seen()
-        data, leaves = segment.encode(rows, log.identity.id, seen.position, seen.root)
-        checked = expect.size if expect else 0
-        temporary = disk.write_temporary(self._tmp, data)
+        `again` is for a retry after Unknown, by whatever process: the drafts carry the event ids of
+        the first attempt, and if these events are in the log already, nothing is appended and their
+        position is returned.
+
+        Raises UsageError and SecretRefused for what may not enter the log, Conflict when `expect`
+        does not hold, NotAppended when the disk refused (safe to repeat), Unknown when the commit was
+        published but not confirmed (repeat it with `again`, in a ledger that was opened anew).
+        """
+        if not drafts:
+            raise UsageError("an append needs at least one event")
+        if again and any(draft.event_id is None for draft in drafts):
+            raise UsageError("a repeated append needs the event ids of the first attempt")
+        commit = _Commit(drafts, expect, again)
+        if self.pid != os.getpid():  # this process was forked from the writer's
+            self._begin()
+        with self._mutex:
+            self._queue.append(commit)
+            if self._leading:
+                commit.wake = threading.Lock()
+                commit.wake.acquire()
+            else:
+                self._leading = commit.leads = True
         try:
-            while True:
-                position = log.advance()
-                if expect:
-                    self._refuse_conflict(expect, checked)
-                    checked = position
-                self._prepare_shard(position)
-                if disk.link(temporary, layout.segment_path(log.root, position)):
-                    break
-            try:
-                disk.confirm(layout.shard_path(log.root, position), f"commit {position}")
-            except Unknown as error:
-                self._broken = (
-                    f"{error}; open the ledger again and look for event {uuid.UUID(bytes=rows[0].event_id)}"
-                )
-                raise
-            self._sequence += len(rows)
-        except LedgerError:
+            if commit.wake is not None:
+                commit.wake.acquire()  # until it is done, or ours to do
+            if not commit.done:
+                self._lead(commit)
+        except BaseException:
+            self._withdraw(commit)
             raise
-        except BaseException:  # Ctrl-C may have come after the link: the next number is not known
-            self._renew()
+        if (error := commit.error) is not None:
+            commit.error = None  # or the traceback would hold on to itself
+            try:
+                raise error
+            finally:
+                del error
+        return Appended(commit.position, tuple([one.id_text for one in commit.ready]))
+
+    def _withdraw(self, commit: _Commit) -> None:
+        """Ctrl-C came while it waited. If another thread is publishing it already, that goes on."""
+        with self._mutex:
+            if commit in self._queue:
+                self._queue.remove(commit)
+                if commit.leads:
+                    self._hand_over()
+
+    def _hand_over(self) -> None:
+        """The lead goes to the first in the queue. The mutex is held."""
+        self._leading = bool(self._queue)
+        if self._queue:
+            wake = self._queue[0].wake
+            assert wake is not None
+            self._queue[0].leads = True
+            wake.release()
+
+    def _lead(self, first: _Commit) -> None:
+        """Publish `first` and what else is ready, tell their threads, and pass the lead on."""
+        batch: list[_Commit] = []
+        try:
+            with self._mutex:
+                batch.append(self._queue.pop(0))
+                rows = len(first.ready)
+                while self._queue and _joins(first) and _joins(self._queue[0]):
+                    rows += len(self._queue[0].ready)
+                    if rows > _GROUP_ROWS:
+                        break
+                    batch.append(self._queue.pop(0))
+            if self._broken:
+                raise Unknown(self._broken)
+            self._write(batch)
+        except BaseException as error:
+            for commit in batch:
+                if commit.position < 0 and commit.error is None:
+                    commit.error = error if commit is first else _for_another(error)
+            if not isinstance(error, LedgerError):  # it may have come after the link: the next number is not known
+                self._renew()
+            if not batch:
+                raise
+        finally:
+            if batch:
+                with self._mutex:
+                    for commit in batch:
+                        commit.done = True
+                        if commit.wake is not None and commit is not first:
+                            commit.wake.release()
+                    self._hand_over()
+
+    # ── one commit ──
+
+    def _write(self, batch: list[_Commit]) -> None:
+        """Make the rows and bring them into the log. Sets each commit's position or error."""
+        before = self._sequence
+        # One search through all that is new: a token is rare, and to search each event costs eight times as much.
+        suspicious = secrets.find(b"\n".join([one.data for commit in batch for one in commit.ready]))
+        for commit in batch:
+            try:
+                if suspicious or self._actor_suspicious:
+                    _refuse_secrets(commit, self._actor_text.encode())
+                commit.rows = self._rows(commit)
+                self._sequence += len(commit.rows)
+            except LedgerError as error:
+                commit.error = error
+        mine = [commit for commit in batch if commit.rows]
+        if not mine:
+            return
+        first = mine[0]
+        if first.again and (found := self._already(first, None)) is not None:
+            first.position, self._sequence = found, before
+            return
+        leaves = [leaf_hash(row.body) for commit in mine for row in commit.rows]
+        places = self.log.watched = dict.fromkeys(leaves, -1)
+        try:
+            self._bring(mine, leaves, places)
+        except (Conflict, NotAppended):
+            self._sequence = before
             raise
         finally:
-            disk.remove(temporary)
-        log.step(position, segment.seal_of(data), leaves)
+            self.log.watched = {}
+        at = 0
+        for commit in mine:
+            commit.position = places[leaves[at]]
+            at += len(commit.rows)
         self._since_note += 1
         if self._since_note >= _NOTE_EVERY:
             self._note()
-        return Appended(position, tuple(str(uuid.UUID(bytes=row.event_id)) for row in rows))
+
+    def _bring(self, mine: list[_Commit], leaves: list[bytes], places: dict[bytes, int]) -> None:
+        """The rows are in the log, durably, when this returns: by our own hand or by that of another
+        process that was publishing. `places` then holds the position of each leaf."""
+        rows = [row for commit in mine for row in commit.rows]
+        joint, joins = self._joint, _joins(mine[0]) and len(rows) <= MAX_ROWS
+        since = self.log.size
+        turn, said = joint.enter(), ""
+        if not turn and joins and (said := joint.wait(rows, since)):
+            turn = said == "turn"
+            self.log.advance()
+            if (position := places[leaves[0]]) >= 0:
+                if said != "answered":  # who published may have died before the folder was synced
+                    self._confirm(position)
+                if turn:
+                    joint.leave()
+                return
+        try:
+            others = joint.others(segment.LEAVES_MAX - len(rows)) if turn and len(rows) <= MAX_ROWS else []
+            self._publish(mine[0], rows, leaves, others, places)
+        except NotAppended as error:
+            if said and not turn:  # who took them from our box may still bring them in
+                raise self._break(f"{error}; another process may append it yet", rows[0]) from error
+            raise
+        finally:
+            if turn:
+                joint.leave()
+
+    def _publish(
+        self,
+        first: _Commit,
+        rows: list[segment.Row],
+        leaves: list[bytes],
+        others: list[Request],
+        places: dict[bytes, int],
+    ) -> None:
+        """Link one segment of our `rows` and those of `others`. Each round takes in what was published
+        meanwhile, so that nothing that is in the log enters it again."""
+        log, root = self.log, self.log.root
+        own = leaves[0]
+        marks = [leaf_hash(request.rows[0].body) for request in others]
+        for request, mark in zip(others, marks, strict=True):
+            places[mark] = -1
+            # From here on `advance` tells of it; before, who published it may have died without an answer.
+            if (lately := log.lately(request.since)) is None or mark in lately:
+                places[mark] = 0
+        checked = first.expect.size if first.expect else log.size
+        temporary, together = None, list(others)
+        try:
+            while True:
+                if temporary is None:
+                    together = [one for one, mark in zip(others, marks, strict=True) if places[mark] < 0]
+                    foreign = [row for request in together for row in request.rows]
+                    every = leaves + [leaf_hash(row.body) for row in foreign]
+                    known = log.known()
+                    data, _ = segment.encode(rows + foreign, log.identity.id, known.position, known.root, every)
+                    temporary = disk.write_temporary(self._tmp, data, self._nameless)
+                position = log.advance()
+                if places[own] >= 0:
+                    self._confirm(places[own])
+                    return
+                if len(together) != sum(1 for mark in marks if places[mark] < 0):
+                    temporary.discard()
+                    temporary = None
+                    continue
+                if first.expect:
+                    self._refuse_conflict(first.expect, checked)
+                elif first.again and (found := self._already(first, checked)) is not None:
+                    places[own] = found
+                    return
+                checked = position
+                folder = self._prepare_shard(position)
+                path = layout.segment_path(root, position)
+                if temporary.link(path):
+                    try:
+                        folder.confirm(f"commit {position}")
+                    except Unknown as error:
+                        raise self._break(str(error), rows[0]) from error
+                    # A name below the end of a pack was free because its file was packed and removed.
+                    # No reader would see what is published there, so it is taken back before it is acknowledged.
+                    if log.packed_to() <= position:
+                        break
+                    disk.remove(path)
+                    temporary.discard()  # a file that lost its only name can get no other
+                    temporary = None
+            log.step(position, segment.seal_of(data), every)
+            for request in together:
+                request.answer()
+        finally:
+            if temporary is not None:
+                temporary.discard()
+
+    def _confirm(self, position: int) -> None:
+        """Make durable what another process has published at `position`, in whichever folder it lies."""
+        first = max(0, position - segment.LEAVES_MAX)
+        try:
+            for base in {first >> layout.SHARD_BITS, position >> layout.SHARD_BITS}:
+                path = layout.shard_path(self.log.root, base << layout.SHARD_BITS)
+                if os.path.isdir(path):
+                    disk.sync_folder(path)
+        except OSError as error:
+            said = f"commit {position} was published but may not survive a power cut: {disk.plain(error)}"
+            self._broken = said
+            raise Unknown(said) from error
+
+    def _break(self, said: str, row: segment.Row) -> Unknown:
+        """Append no more: what is in the log is not known until it is opened anew."""
+        self._broken = f"{said}; open the ledger again and look for event {id_text(row.event_id)}"
+        return Unknown(self._broken)
+
+    def _already(self, commit: _Commit, start: int | None) -> int | None:
+        """Where the events of a repeated commit lie, if they are in the log from `start` on."""
+        wanted = [one.event_id for one in commit.ready]
+        if start is None:
+            start = self.log.position_before(_made_at(commit.ready[0].event_id))
+        for position, _, batch in self.log.batches(start):
+            ids = batch.column("event_id").to_pylist()
+            if wanted[0] in ids:
+                at: int = ids.index(wanted[0])
+                if ids[at : at + len(wanted)] != wanted:
+                    raise UsageError(f"event {id_text(wanted[0])} is in the log, but with other events")
+                return position + at
+        return None
+
+    def _rows(self, commit: _Commit) -> list[segment.Row]:
+        """The commit's events, numbered from where this writer stands."""
+        rows = []
+        recorded_text = layout.time_text(commit.recorded)
+        for number, one in enumerate(commit.ready, self._sequence):
+            draft, event_id, text, causation_id, correlation_id, data = one
+            kind, version = draft.data.TYPE, draft.data.VERSION
+            # What canonical.text makes of this dict; put together here, because it is done for every event.
+            body = (
+                f'{{"actor":{self._actor_text},"causation_id":{_quoted(causation_id)},'
+                f'"correlation_id":{_quoted(correlation_id)},"data":{data.decode()},"event_id":"{text}",'
+                f'"recorded_at":"{recorded_text}","stream":"{draft.stream}","type":"{kind}",'
+                f'"type_version":{version},"writer":"{self._id_text}","writer_seq":{number}}}'
+            ).encode()
+            if len(body) > segment.MAX_BODY:
+                raise UsageError(
+                    f"{kind} is {len(body)} bytes, an event holds at most {segment.MAX_BODY}; "
+                    "store the payload as an artifact and refer to it"
+                )
+            rows.append(
+                segment.Row(
+                    event_id, kind, version, draft.stream, self.id, number, commit.recorded,
+                    correlation_id, causation_id, self.actor, body,
+                )
+            )  # fmt: skip
+        return rows
 
     def _refuse_conflict(self, expect: Expect, start: int) -> None:
         for event in self.log.events(start=start, stream=expect.stream):
@@ -189,25 +419,31 @@ class Writer:
                 f"{event.position} came first; read it and decide again"
             )
 
-    def _prepare_shard(self, position: int) -> None:
+    def _prepare_shard(self, position: int) -> disk.Folder:
+        """The folder for a segment at `position`; all names before it are durable then."""
         shard = position >> layout.SHARD_BITS
-        if shard == self._synced_shard:
-            return
-        folder = layout.shard_path(self.log.root, position)
+        if self._folder is not None and shard == self._shard:
+            return self._folder
+        path = layout.shard_path(self.log.root, position)
         try:
-            disk.make_folder(folder)
+            disk.make_folder(path)
             # The names before this one must be durable before anything follows them. The last of them
             # need not lie in the shard before: a large commit may reach over several.
             if (last := self.log.last_base) is not None and last >> layout.SHARD_BITS != shard:
                 disk.sync_folder(layout.shard_path(self.log.root, last))
+            self._folder = disk.Folder(path)
         except OSError as error:
-            raise NotAppended(f"nothing was appended: {folder}: {disk.plain(error)}") from error
-        self._synced_shard = shard
+            raise NotAppended(f"nothing was appended: {path}: {disk.plain(error)}") from error
+        self._shard = shard
+        return self._folder
 
     def close(self) -> None:
-        """Note the head for the next open. The writer stays usable."""
-        with self._lock:
-            self._note()
+        """Note the head for the next open, and let go of open files. The writer stays usable."""
+        self._note()
+        with self._mutex:
+            if not self._leading:
+                self._folder = None
+                self._joint.close()
 
     def _note(self) -> None:
         if self._sequence and not self._broken:
@@ -215,18 +451,76 @@ class Writer:
             self._since_note = 0
 
 
-def _uuid(text: str | None) -> uuid.UUID | None:
+def _checked(draft: Draft, recorded: int, chance: bytes) -> _Ready:
+    """Raises UsageError for what may not enter the log."""
+    data = text(draft.data)
+    if not _stream_is_right(draft.stream):
+        raise UsageError(f"stream {draft.stream!r} is not of the form kind/name")
+    event_id = _id(draft.event_id) or _uuid7(recorded, chance)
+    return _Ready(draft, event_id, id_text(event_id), _id(draft.causation_id), _id(draft.correlation_id), data)
+
+
+@functools.lru_cache(1024)
+def _stream_is_right(stream: str) -> bool:
+    if secrets.find(stream):
+        raise SecretRefused(
+            "the stream's name holds what looks like an access token; it would stay in the log for ever"
+        )
+    return STREAM_PATTERN.fullmatch(stream) is not None
+
+
+def _refuse_secrets(commit: _Commit, actor: bytes) -> None:
+    for one in commit.ready:
+        if kind := secrets.find(one.data) or secrets.find(actor):
+            raise SecretRefused(
+                f"{one.draft.data.TYPE} holds what looks like a {kind}; it would stay in the log for ever. "
+                "Take it out of the command, the configuration or the captured variables"
+            )
+
+
+def _joins(commit: _Commit) -> bool:
+    """Whether it may be published together with others: it has nothing to look up first."""
+    return commit.expect is None and not commit.again
+
+
+def _for_another(error: BaseException) -> BaseException:
+    """What a thread hears whose commit another thread was publishing when this came."""
+    if isinstance(error, LedgerError):
+        return copy.copy(error)
+    return Unknown(f"the thread that was publishing this was stopped by {type(error).__name__}; look for its events")
+
+
+def _made_at(event_id: bytes) -> int:
+    """Microseconds since 1970 of a UUID version 7, 0 of others."""
+    return int.from_bytes(event_id[:6]) * 1000 if event_id[6] >> 4 == 7 else 0
+
+
+def _id(given: str | None) -> bytes | None:
     try:
-        return uuid.UUID(text) if text else None
+        return uuid.UUID(given).bytes if given else None
     except (ValueError, AttributeError, TypeError):
-        raise UsageError(f"{text!r} is not the id of an event (a UUID)") from None
+        raise UsageError(f"{given!r} is not the id of an event (a UUID)") from None
+
+
+def id_text(event_id: bytes) -> str:
+    """16 bytes as the text of a UUID."""
+    digits = event_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _quoted(event_id: bytes | None) -> str:
+    return f'"{id_text(event_id)}"' if event_id else "null"
 
 
 def uuid7(microseconds: int) -> uuid.UUID:
     """A UUID version 7 (RFC 9562): 48 bits of milliseconds, 12 bits of the fraction, 62 random bits."""
+    return uuid.UUID(bytes=_uuid7(microseconds, os.urandom(8)))
+
+
+def _uuid7(microseconds: int, chance: bytes) -> bytes:
     milliseconds, rest = divmod(microseconds, 1000)
-    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (rest * 4096 // 1000) << 64
-    return uuid.UUID(int=value | 0b10 << 62 | random.randbits(62))
+    high = (milliseconds & (1 << 48) - 1) << 16 | 0x7000 | rest * 4096 // 1000
+    return high.to_bytes(8) + bytes((chance[0] & 0x3F | 0x80,)) + chance[1:]
 
 
 def _actor() -> str | None:

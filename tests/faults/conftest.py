@@ -1,6 +1,7 @@
 """A disk that can lose its power, and one that refuses."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ class SimulatedDisk:
     def open(self, path, flags, mode=0o777):
         file = os.open(path, flags, mode)
         self.open_files[file] = path
-        if flags & os.O_CREAT:
+        if flags & os.O_CREAT:  # a file made without a name (O_TMPFILE) is in no folder yet
             self._name(path, ("file", os.fstat(file).st_ino))
             self._cut()
         return file
@@ -85,14 +86,14 @@ class SimulatedDisk:
 
     def fsync(self, file):
         path = self.open_files[file]
-        if os.path.isdir(path):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
             self.names[path] = dict(self.seen.get(path, {}))
         else:
-            self.data[os.fstat(file).st_ino] = Path(path).read_bytes()
+            self.data[os.fstat(file).st_ino] = Path(f"/proc/self/fd/{file}").read_bytes()
         self._cut()
 
-    def link(self, source, target):
-        os.link(source, target)
+    def link(self, source, target, **how):
+        os.link(source, target, **how)
         self._name(target, ("file", os.stat(target).st_ino))
         self._cut()
 
@@ -119,7 +120,7 @@ class RefusingDisk:
 
     def __init__(self, name, number, where=lambda path: True, times=1):
         self.name, self.number, self.where, self.times = name, number, where, times
-        self.open_files, self.synced = {}, []
+        self.open_files, self.synced, self.opened = {}, [], []
 
     def __getattr__(self, name):
         return getattr(os, name)
@@ -133,6 +134,7 @@ class RefusingDisk:
         self._refuse("open", path)
         file = os.open(path, flags, mode)
         self.open_files[file] = path
+        self.opened.append(file)
         return file
 
     def write(self, file, data):
@@ -140,13 +142,14 @@ class RefusingDisk:
         return os.write(file, data)
 
     def fsync(self, file):
-        path = self.open_files[file]
-        self.synced.append(path)
-        self._refuse("fsync folder" if os.path.isdir(path) else "fsync file", path)
+        path = self.open_files.get(file) or os.readlink(f"/proc/self/fd/{file}")  # opened before we came
+        # Which open file it was: files without a name share the path of their folder, and numbers come again.
+        self.synced.append((path, max((n for n, one in enumerate(self.opened) if one == file), default=-1)))
+        self._refuse("fsync folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "fsync file", path)
 
-    def link(self, source, target):
+    def link(self, source, target, **how):
         self._refuse("link", target)
-        os.link(source, target)
+        os.link(source, target, **how)
 
     def mkdir(self, path, mode=0o777):
         self._refuse("mkdir", path)

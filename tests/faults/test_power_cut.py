@@ -221,7 +221,7 @@ def test_a_blob_that_another_process_is_storing_is_promised_only_when_durable(
     assert story.losses(str(tmp_path / "after"), remark) == []
 
 
-@pytest.mark.parametrize("sync", ["sync_file", "sync_folder"])
+@pytest.mark.parametrize("sync", ["sync_file", "sync_names"])
 def test_without_one_of_the_syncs_the_harness_finds_a_loss(story, remark, on_disk, monkeypatch, tmp_path, sync):
     monkeypatch.setattr(layout, "SHARD_BITS", 2)
     with on_disk(story.disk) as patch:

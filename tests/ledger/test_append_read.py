@@ -303,7 +303,7 @@ def test_a_forked_child_goes_on_under_a_writer_of_its_own(fresh, remark):
     assert verify(fresh.root).problems == ()
 
 
-@pytest.mark.parametrize("moment", ["link", "confirm", "step", "remove"])
+@pytest.mark.parametrize("moment", ["link", "confirm", "step", "discard"])
 def test_ctrl_c_at_any_moment_of_an_append_leaves_a_log_that_verifies(fresh, remark, monkeypatch, moment):
     from ledger import disk
 
@@ -318,7 +318,7 @@ def test_ctrl_c_at_any_moment_of_an_append_leaves_a_log_that_verifies(fresh, rem
         return call
 
     with monkeypatch.context() as patch:
-        target = fresh if moment == "step" else disk
+        target = {"step": fresh, "confirm": disk.Folder}.get(moment, disk.Temporary)
         patch.setattr(target, moment, interrupting(getattr(target, moment)))
         with pytest.raises(KeyboardInterrupt):
             writer.append([remark("interrupted")])

@@ -98,10 +98,10 @@ def test_an_append_stands_although_its_note_could_not_be_written(fresh, remark, 
     monkeypatch.setattr(writer, "_NOTE_EVERY", 1)
     real = disk.write_temporary
 
-    def full(folder, data):
+    def full(folder, data, *how, **more):
         if b"last_seal" in data:
             raise NotAppended("nothing was appended: no space")
-        return real(folder, data)
+        return real(folder, data, *how, **more)
 
     monkeypatch.setattr(disk, "write_temporary", full)
     fresh.writer.append([remark("kept")])
