@@ -1,9 +1,13 @@
-"""Reading the log: segments in the order of their positions, verified as they are read.
+"""Reading the log: packs and segments in the order of their positions, verified as they are read.
 
 The chain is inductive: the segment at position 0 tells by its row count where the next one begins,
 and so on; the first name that does not exist is the end. So there is no index that can be wrong,
 and no moment at which a reader sees position P+1 but not P. A *head* is a size of the log and the
 Merkle root over that many events; `as_of=N` reads exactly the first N.
+
+Segments below the end of the packs do not count: their events are read from the packs, and a name
+there may be a freed one that a stalled writer took again. So whatever was found in log/ is believed
+only after a look into pack/ that came later: a name is freed only after a pack that covers it.
 
 What is read is checked against its seal, so damaged bytes raise Corrupt and never become rows.
 """
@@ -12,17 +16,19 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import itertools
+import errno
+import functools
 import os
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ledger import canonical, disk, layout, segment
+from ledger import canonical, disk, layout, pack, segment
 from ledger.blobs import Blobs
 from ledger.errors import Corrupt, LedgerError, UsageError
 from ledger.events import Event, Head
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from ledger.writer import Writer
 
 AsOf = int | str | datetime | None
+_STRIDE = 1000  # segments that are taken in between two looks into pack/
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -47,7 +54,16 @@ class Note(msgspec.Struct, frozen=True):
     last_seal: str
     peaks: tuple[str, ...]
     root: str
-    segments: int = 0  # how many there are below `size`; 0 in notes that did not count
+    segments: int = 0  # how many commits there are below `size`; 0 in notes that did not count
+
+
+class _Piece(NamedTuple):
+    """Rows that lie in one file: the position of the first, their number, and how to read their columns."""
+
+    position: int
+    rows: int
+    said: Footer | pack.Footer
+    read: Callable[[Sequence[str] | None], pa.RecordBatch]  # at least the columns that are named; None: all
 
 
 class Log:
@@ -66,12 +82,28 @@ class Log:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._tree = Frontier()
-        self._bases: list[int] = []  # of every segment below the end, ascending
-        self._last_seal = ""
-        self._torn = False  # an interrupt came while these three were being changed
+        self.watched: dict[bytes, int] = {}  # leaves that the writer looks out for, and where they came to lie
+        self._recent: deque[tuple[int, list[bytes]]] = deque(maxlen=64)  # the newest small segments
         self._writer: Writer | None = None
-        self._start_from_note()
+        self._names: list[str] = []  # in pack/, as of the last look
+        self._packs: list[pack.Place] = []  # that count, ascending
+        self._packed = 0  # where they end
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tree = Frontier()
+        self._bases: list[int] = []  # of the segments from `_before` commits on to the end, ascending
+        self._before = 0  # commits that were only seen in packs
+        self._last_seal = ""
+        self._memo = Frontier()  # of the last head that was asked for in the middle of the log
+        self._torn = False  # an interrupt came while these were being changed
+        while True:
+            self._look()
+            if self._packed > self.size:
+                self._leap()
+            # While the writer looks out for leaves, each must pass by `step` again: so none from a note.
+            if self.size >= self._packed and (self.watched or self._start_from_note()):
+                return
 
     def _mine(self) -> threading.RLock:
         """The lock of this process: a fork may have come in the middle of another thread's step."""
@@ -87,13 +119,17 @@ class Log:
 
     @property
     def writer(self) -> Writer:
-        """The one writer of this process on this ledger, opened at first use."""
+        """The one writer of this process on this ledger, opened at first use: it first brings in the
+        points that killed processes left in their spools."""
+        from ledger import spool
         from ledger.writer import Writer
 
         with self._mine():
-            if self._writer is None:
-                self._writer = Writer(self)
-            return self._writer
+            if self._writer is not None:
+                return self._writer
+            writer = self._writer = Writer(self)
+        spool.recover(self)
+        return writer
 
     def close(self) -> None:
         """Note the head, if this process wrote. Reading or appending afterwards is allowed."""
@@ -122,17 +158,92 @@ class Log:
         """Walk to the present end of the log; its size. 6 µs for a segment of another writer."""
         with self._mine():
             if self._torn:
-                self._tree, self._bases, self._torn = Frontier(), [], False
-                self._start_from_note()
-            while (said := segment.peek(layout.segment_path(self.root, self.size))) is not None:
+                self._begin()
+            while True:
+                found = self._beyond()
+                # Only now: what was found may have been a freed name, and what was not may have been packed.
+                self._look()
+                if self._packed > self.size:
+                    self._leap()
+                    continue
+                for base, seal, leaves in found:
+                    self.step(base, seal, leaves)
+                if len(found) < _STRIDE:
+                    return self.size
+
+    def _beyond(self) -> list[tuple[int, str, list[bytes]]]:
+        """The next segments in log/ as (base, seal, leaves), a thousand at most."""
+        found: list[tuple[int, str, list[bytes]]] = []
+        base = self.size
+        while len(found) < _STRIDE:
+            path = layout.segment_path(self.root, base)
+            try:
+                if (said := segment.peek(path)) is None:
+                    break
                 if said.ledger_id != self.identity.id:
-                    raise Corrupt(
-                        f"{layout.segment_path(self.root, self.size)} belongs to another ledger ({said.ledger_id})",
-                        self.size,
-                    )
-                leaves = list(said.leaves) if said.leaves is not None else self._leaves(self.size)
-                self.step(self.size, said.seal, leaves)
-            return self.size
+                    raise Corrupt(f"{path} belongs to another ledger ({said.ledger_id})", base)
+                leaves = list(said.leaves) if said.leaves is not None else self._leaves(base)
+            except FileNotFoundError:  # packed and removed between two calls
+                break
+            except Corrupt:
+                if self._look() <= base:
+                    raise
+                break
+            found.append((base, said.seal, leaves))
+            base += said.n
+        return found
+
+    def lately(self, since: int) -> set[bytes] | None:
+        """The leaves from position `since` on, None where they are not all remembered."""
+        with self._mine():
+            found: set[bytes] = set()
+            end = self.size
+            for base, leaves in reversed(self._recent):
+                if end <= since or base + len(leaves) != end:
+                    break
+                found.update(leaves)
+                end = base
+            return found if end <= since else None
+
+    def packed_to(self) -> int:
+        """Where the packs end now: one listing of a folder. It is the fence of a writer, which asks after its
+        link: below this position its name may have been a freed one, which nobody will ever read. Or the
+        commit was packed between the link and the look: then the next `advance` sees it pass by."""
+        names = _names(f"{self.root}/pack")
+        with self._mine():
+            if names != self._names:
+                places = pack.places(self.root, names)
+                self._names, self._packs = names, pack.chain(places)
+                self._packed = max((place.stop for place in places), default=0)
+            return self._packed
+
+    def _look(self) -> int:
+        """`packed_to`, for who goes on to read. Raises Corrupt when packs are missing before others."""
+        if self.packed_to() > (covered := self._packs[-1].stop if self._packs else 0):
+            raise Corrupt(
+                f"the pack that held position {covered} is missing, but a later one is there: {self.root}/pack; "
+                "restore it from a copy",
+                covered,
+            )
+        return self._packed
+
+    def _leap(self) -> None:
+        """Take over the tree as it stood at the end of the packs."""
+        with contextlib.suppress(FileNotFoundError):  # merged into another one, see the next look
+            said = pack.peek(self._packs[-1].path, self.identity.id)
+            for piece in self._read(self.size, said.stop) if self.watched else ():
+                self._watch(piece.position, segment.leaves_of(piece.read(("body",))))
+            self._torn = True
+            self._tree, self._bases, self._before, self._last_seal = said.tree(), [], said.commits, ""
+            self._torn = False
+
+    def loose(self) -> tuple[list[int], int]:
+        """Where the commits beyond the packs begin, with the end of the log as the last; and how many
+        commits come before them."""
+        with self._mine():
+            size = self.advance()
+            first = bisect.bisect_left(self._bases, self._packed)
+            return [*self._bases[first:], size], self._before + first
 
     def step(self, base: int, seal: str, leaves: list[bytes]) -> None:
         """Take the segment at `base` into the tree, unless another thread has done so already."""
@@ -142,12 +253,27 @@ class Log:
                 self._bases.append(base)
                 self._last_seal = seal
                 self._tree.extend(leaves)
+                self._recent.append((base, leaves if len(leaves) <= segment.LEAVES_MAX else []))
+                self._watch(base, leaves)
                 self._torn = False
+
+    def _watch(self, base: int, leaves: list[bytes]) -> None:
+        for index, leaf in enumerate(leaves) if self.watched else ():
+            if leaf in self.watched:
+                self.watched[leaf] = base + index
 
     def seen(self) -> Head:
         """The present end of the log, without a look for segments beyond it."""
         with self._mine():
             return Head(self.advance(), self.root_hex())
+
+    def known(self) -> Head:
+        """The head that was seen last, without a look for more: size and root of one moment, also when other
+        threads read on, and when an interrupt came in the middle of a step."""
+        with self._mine():
+            if self._torn:
+                self.advance()
+            return Head(self.size, self.root_hex())
 
     def root_hex(self) -> str:
         """The Merkle root over the events seen so far."""
@@ -161,17 +287,44 @@ class Log:
 
     def head_at(self, position: int) -> Head:
         """The head after the first `position` events. Raises UsageError when there are not so many."""
-        seen = self.seen()
-        if position == seen.position:
-            return seen
-        if not 0 <= position < seen.position:
-            raise UsageError(f"position {position} is outside the log, which has {seen.position} events")
-        tree = Frontier()
-        for base in self._bases[: bisect.bisect_left(self._bases, position)]:
-            said = segment.peek(layout.segment_path(self.root, base))
-            leaves = said.leaves if said and said.leaves else self._leaves(base)
-            tree.extend(leaves[: position - base])
+        tree = self.tree_at(position)
         return Head(tree.size, tree.root().hex())
+
+    def tree_at(self, position: int) -> Frontier:
+        """The Merkle tree over the first `position` events. Raises UsageError when there are not so many."""
+        with self._mine():
+            size = self.advance()
+            if not 0 <= position <= size:
+                raise UsageError(f"position {position} is outside the log, which has {size} events")
+            if position == size:
+                return self._tree.copy()
+            while True:
+                tree = self._nearest(position)
+                looked = self._packs
+                while tree.size < position:
+                    said, stop = None, position
+                    if place := self._covering(tree.size):
+                        stop = min(stop, place.stop)
+                    elif said := segment.peek(layout.segment_path(self.root, tree.size)):
+                        stop = min(stop, tree.size + said.n)
+                    if said and said.leaves:
+                        tree.extend(said.leaves[: stop - tree.size])
+                    else:
+                        for piece in self._read(tree.size, stop):
+                            tree.extend(segment.leaves_of(piece.read(("body",))))
+                self._look()
+                if self._packs == looked:  # else a footer may have been read under a freed name
+                    self._memo = tree.copy()
+                    return tree
+
+    def _nearest(self, position: int) -> Frontier:
+        """The largest tree that is known without reading rows and not beyond `position`."""
+        best = self._memo if self._memo.size <= position else Frontier()
+        for place in reversed(self._packs):
+            if best.size < place.stop <= position:
+                with contextlib.suppress(FileNotFoundError):
+                    return pack.peek(place.path, self.identity.id).tree()
+        return best.copy()
 
     def _refuse_a_gap(self) -> None:
         """A segment beyond the end means that one in between is gone: never read on, never write there."""
@@ -206,27 +359,33 @@ class Log:
 
     # ── notes of heads ──
 
-    def _start_from_note(self) -> None:
-        for note in self.notes_in(self.root):
-            path = layout.segment_path(self.root, note.last_base)
-            said = segment.peek(path)
-            if said is None or said.seal != note.last_seal or note.last_base + said.n != note.size:
-                raise Corrupt(
-                    f"the log does not reach the head that was noted at {note.size} events "
-                    f"(state/{note.size:016d}.json): {path} is missing or another file; restore it from a copy",
-                    note.last_base,
-                )
-            self._tree = Frontier(note.size, (bytes.fromhex(peak) for peak in note.peaks))
-            self._bases = [base for base, _ in self.listed_in(self.root) if 0 <= base < note.size]
-            self._last_seal = note.last_seal
-            if self._bases[0] != 0 or (note.segments and note.segments != len(self._bases)):
-                raise self._first_gap(note.size)
-            return
+    def _start_from_note(self) -> bool:
+        """Go on from the newest note, if it reaches beyond the packs. False when they have grown meanwhile."""
+        note = next(self.notes_in(self.root), None)
+        if note is None or note.size <= self.size:
+            return True
+        path = layout.segment_path(self.root, note.last_base)
+        said = segment.peek(path)
+        bases = [base for base, _ in self.listed_in(self.root) if self.size <= base < note.size]
+        if self._look() > self.size:
+            return False
+        if said is None or said.seal != note.last_seal or note.last_base + said.n != note.size:
+            raise Corrupt(
+                f"the log does not reach the head that was noted at {note.size} events "
+                f"(state/{note.size:016d}.json): {path} is missing or another file; restore it from a copy",
+                note.last_base,
+            )
+        if bases[0] != self.size or (note.segments and note.segments != self._before + len(bases)):
+            raise self._first_gap(bases)
+        self._tree = Frontier(note.size, (bytes.fromhex(peak) for peak in note.peaks))
+        self._bases = bases
+        self._last_seal = note.last_seal
+        return True
 
-    def _first_gap(self, size: int) -> Corrupt:
+    def _first_gap(self, bases: list[int]) -> Corrupt:
         """What to say when the segments below a noted head are not as many as were noted."""
-        end = 0
-        for base in self._bases:
+        end = self.size
+        for base in bases:
             if base != end:
                 break
             said = segment.peek(layout.segment_path(self.root, base))
@@ -259,7 +418,7 @@ class Log:
                 last_seal=self._last_seal,
                 peaks=tuple(peak.hex() for peak in self._tree.peaks),
                 root=self._tree.root().hex(),
-                segments=len(self._bases),
+                segments=self._before + len(self._bases),
             )
         folder = os.path.join(self.root, "state")
         with contextlib.suppress(OSError, LedgerError):
@@ -275,37 +434,79 @@ class Log:
 
     # ── reading ──
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Footer, pa.RecordBatch]]:
+    def batches(
+        self, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Footer | pack.Footer, pa.RecordBatch]]:
         """Rows [start, stop) in order, as (position of the first row, footer, Arrow batch).
 
         Columns as segment.schema(). Raises Corrupt with the first position that cannot be trusted.
         """
+        for piece in self._pieces(start, stop):
+            yield piece.position, piece.said, piece.read(None)
+
+    def _pieces(self, start: int = 0, stop: int | None = None) -> Iterator[_Piece]:
+        """[start, stop) file by file, row group by row group. Whatever is packed, merged and removed
+        meanwhile, the next piece begins where the last one ended."""
+        size = self.advance()
+        return self._read(start, size if stop is None else min(stop, size))
+
+    def _read(self, position: int, stop: int) -> Iterator[_Piece]:
+        while position < stop:
+            place = self._covering(position)
+            try:
+                if place is not None:
+                    with pack.Pack(place.path, self.identity.id) as opened:
+                        for number, first, end in opened.groups():
+                            if first < stop and position < end:
+                                low, high = position - first, min(stop, end) - first
+                                yield _Piece(
+                                    position,
+                                    high - low,
+                                    opened.footer,
+                                    functools.partial(_cut, opened, number, low, high),
+                                )
+                                position = first + high
+                else:
+                    said, base, batch = self._loose(position)
+                    low, high = position - base, min(stop - base, said.n)
+                    rows = batch.slice(low, high - low)
+                    yield _Piece(position, high - low, said, lambda _, rows=rows: rows)  # type: ignore[misc]
+                    position = base + high
+            except FileNotFoundError as error:
+                self._look()
+                if self._covering(position) == place:
+                    what = "segment" if place is None else "pack"
+                    raise Corrupt(
+                        f"the {what} at position {position} is missing: {error.filename}", position
+                    ) from None
+
+    def _covering(self, position: int) -> pack.Place | None:
+        """The pack that holds a position, as of the last look."""
+        return next((place for place in self._packs if place.start <= position < place.stop), None)
+
+    def _loose(self, position: int) -> tuple[Footer, int, pa.RecordBatch]:
+        """The segment that holds a position beyond the packs. Raises FileNotFoundError, also when the
+        position has been packed by now: the name may have been freed and taken again."""
         with self._mine():
-            size = self.advance()
-            index = max(0, bisect.bisect_right(self._bases, start) - 1)
-            bounds = [*self._bases[index:], size]
-        stop = size if stop is None else min(stop, size)
-        for base, end in itertools.pairwise(bounds):
-            if base >= stop:
-                return
+            index = bisect.bisect_right(self._bases, position)
+            base = self._bases[index - 1] if index else position
+            end = self._bases[index] if index < len(self._bases) else self.size
+        path = layout.segment_path(self.root, base)
+        try:
             said, batch = self._load(base)
             if base + said.n != end:
-                raise Corrupt(
-                    f"{layout.segment_path(self.root, base)} holds {said.n} events, but the next segment "
-                    f"begins at {end}",
-                    base,
-                )
-            low, high = max(start, base), min(stop, end)
-            if low < high:
-                yield low, said, batch.slice(low - base, high - low)
+                raise Corrupt(f"{path} holds {said.n} events, but the next segment begins at {end}", base)
+        except Corrupt:
+            if self._look() <= position:
+                raise
+        if self._look() > position:
+            raise FileNotFoundError(errno.ENOENT, "packed", path)
+        return said, base, batch
 
     def _load(self, base: int) -> tuple[Footer, pa.RecordBatch]:
         path = layout.segment_path(self.root, base)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            raise Corrupt(f"the segment at position {base} is missing: {path}", base) from None
+        with open(path, "rb") as file:
+            data = file.read()
         try:
             return segment.decode(data, path, self.identity.id)
         except Corrupt as error:
@@ -325,11 +526,20 @@ class Log:
     ) -> Iterator[Event]:
         """Events in order of position, filtered by stream and type. Raises UsageError, Corrupt."""
         stop = None if as_of is None else self.position(as_of)
-        for base, _, batch in self.batches(start, stop):
-            columns = batch.to_pydict()
-            for index, (kind, flow) in enumerate(zip(columns["type"], columns["stream"], strict=True)):
-                if (stream is None or flow == stream) and (types is None or kind in types):
-                    yield to_event(base + index, {name: values[index] for name, values in columns.items()})
+        for piece in self._pieces(start, stop):
+            wanted: Sequence[int] = range(piece.rows)
+            if stream is not None or types is not None:
+                light = piece.read(("type", "stream")).select(["type", "stream"]).to_pydict()
+                wanted = [
+                    index
+                    for index, (kind, flow) in enumerate(zip(light["type"], light["stream"], strict=True))
+                    if (stream is None or flow == stream) and (types is None or kind in types)
+                ]
+                if not wanted:
+                    continue
+            columns = piece.read(None).to_pydict()
+            for index in wanted:
+                yield to_event(piece.position + index, {name: values[index] for name, values in columns.items()})
 
     def position(self, as_of: AsOf) -> int:
         """How many events `as_of` means: a count, an event id or its beginning (up to and with that
@@ -354,11 +564,21 @@ class Log:
             except ValueError:
                 return self.find(str(as_of)).position + 1
         moment = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
-        for base, _, batch in self.batches():
-            for index, recorded in enumerate(batch.column("recorded_at").to_pylist()):
+        for piece in self._pieces():
+            for index, recorded in enumerate(piece.read(("recorded_at",)).column("recorded_at").to_pylist()):
                 if recorded > moment:
-                    return base + index
+                    return piece.position + index
         return size
+
+    def position_before(self, moment: int) -> int:
+        """A position before which nothing was recorded later than `moment` (µs since 1970) by a clock
+        that is at most a day off. Found in O(log n) reads."""
+        low, high = 0, self.advance()
+        while low < high:
+            middle = (low + high) // 2
+            recorded = next(self._pieces(middle, middle + 1)).read(("recorded_at",)).column("recorded_at")[0].value
+            low, high = (middle + 1, high) if recorded < moment - 2 * 86_400_000_000 else (low, middle)
+        return low
 
     def find(self, prefix: str) -> Event:
         """The one event whose id begins with `prefix`. Raises UsageError when none or several do."""
@@ -366,17 +586,20 @@ class Log:
         if len(wanted) < 4 or any(digit not in "0123456789abcdef" for digit in wanted):
             raise UsageError(f"{prefix!r} is not an event id (at least 4 hex digits), a position or a time")
         found: list[Event] = []
-        for base, _, batch in self.batches():
-            for index, raw in enumerate(batch.column("event_id").to_pylist()):
+        for piece in self._pieces():
+            for index, raw in enumerate(piece.read(("event_id",)).column("event_id").to_pylist()):
                 if raw.hex().startswith(wanted):
-                    found.append(
-                        to_event(base + index, {k: v[0] for k, v in batch.slice(index, 1).to_pydict().items()})
-                    )
+                    row = piece.read(None).slice(index, 1).to_pydict()
+                    found.append(to_event(piece.position + index, {k: v[0] for k, v in row.items()}))
         if not found:
             raise UsageError(f"no event's id begins with {prefix}; `ledger log` lists them")
         if len(found) > 1:
             raise UsageError(f"{len(found)} events' ids begin with {prefix}; give more digits")
         return found[0]
+
+
+def _cut(opened: pack.Pack, number: int, low: int, high: int, columns: Sequence[str] | None) -> pa.RecordBatch:
+    return opened.read(number, columns).slice(low, high - low)
 
 
 def to_event(position: int, row: dict[str, object]) -> Event:
