@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ledger import canonical, events, layout, points
+from ledger import canonical, events, layout, points, spool
 from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.writer import Draft
@@ -241,6 +241,7 @@ class _Session:
             outcome = Outcome(status="crash", reason=one_line(reason), wall_s=time.monotonic() - clock)
         with no_interrupt():
             sink.flush()
+            spool.recover(self.log)  # a program that was killed could not write out its last seconds itself
             outcome = judged(self.plan.metric, self.with_logged(outcome, stream, appended.position))
             drafts = [Draft(stream, self.keep(run, kept)) for kept in outcome.kept]
             end = outcome_event(run, self.plan.metric, outcome, began, layout.now_text())

@@ -8,6 +8,7 @@
 --   value: value; NaN is kept as NaN
 --   time: when it was logged
 --   source: api, stdout or trainer
+--   recovered: true where the program was killed before it could write the point out itself
 --   event_position: position of the metrics.logged event
 --   row: row within that event's chunk
 SELECT
@@ -17,6 +18,7 @@ SELECT
     point.value,
     point.time,
     point.source,
+    point.recovered,
     point.event_position,
     point.row
 FROM facts.point AS point
