@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from commands.common import Asked, as_plain, print_rows, say, shared
+from ledger.errors import CacheDamaged
 
 
 @click.command("sql")
@@ -26,19 +27,24 @@ def command(asked: Asked, query: str | None, as_csv: bool) -> None:
 
         print_rows([{"table": t.name, "about": t.about.splitlines()[0]} for t in known()], asked)
         return
-    found = tables.query(query)
+    try:
+        found = tables.query(query)
+    except CacheDamaged:  # what a query reads is checked: the log when tables are made of it, the tables by DuckDB
+        say("the cached tables were damaged; they are made again from the log")
+        found = asked.tables(log).query(query)
     if as_csv:
-        _print_csv(found)
+        write_csv(found, sys.stdout)
         return
     print_rows(found.to_pylist(), asked, found.column_names)
     if not asked.json and found.num_rows == 0:
         say("no rows")
 
 
-def _print_csv(rows: Any) -> None:
+def write_csv(rows: Any, file: TextIO) -> None:
+    """An Arrow table as comma-separated values with a head."""
     import csv
 
-    out = csv.writer(sys.stdout, lineterminator="\n")
+    out = csv.writer(file, lineterminator="\n")
     out.writerow(rows.column_names)
     for batch in rows.to_batches():
         out.writerows([csv_cell(value) for value in row.values()] for row in batch.to_pylist())

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ledger import disk
 from ledger.chain import AsOf, Log
-from ledger.errors import Conflict, Corrupt, LedgerError, UsageError
+from ledger.errors import CacheDamaged, Conflict, Corrupt, LedgerError, UsageError
 from ledger.events import Event, Head
 
 if TYPE_CHECKING:
@@ -84,9 +85,13 @@ class Ledger:
         """Run a query over the tables as of a position, an event id or a time. Raises UsageError on bad SQL."""
         import duckdb
 
+        path = self._cache(as_of)
         try:
-            return Result(query_cache(self._cache(as_of), query))
+            return Result(query_cache(path, query))
         except duckdb.IOException:  # another process has just replaced this cache by a newer one
+            return Result(query_cache(self._cache(as_of), query))
+        except CacheDamaged:
+            disk.remove(path)
             return Result(query_cache(self._cache(as_of), query))
 
     def _cache(self, as_of: AsOf) -> str:
@@ -123,7 +128,8 @@ def query_cache(path: str, text: str, parameters: Collection[Any] = ()) -> pa.Ta
 
 
 def query(connection: Any, text: str, parameters: Collection[Any] = ()) -> pa.Table:
-    """The rows of one query on a connection from `connect`. Raises UsageError when it is refused."""
+    """The rows of one query on a connection from `connect`. Raises UsageError when it is refused, and
+    CacheDamaged where a block of the file does not have its checksum: DuckDB checks what it reads."""
     import duckdb
 
     try:
@@ -135,6 +141,8 @@ def query(connection: Any, text: str, parameters: Collection[Any] = ()) -> pa.Ta
         rows = relation.to_arrow_table()
         return rows.rename_columns(_distinct(rows.column_names))
     except duckdb.Error as error:
+        if "Corrupt database file" in str(error) or "has been invalidated" in str(error):
+            raise CacheDamaged("the cached tables were damaged; ask again: they are made anew") from None
         raise UsageError(f"SQL: {_plain(error)}") from None
 
 

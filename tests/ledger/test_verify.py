@@ -195,9 +195,24 @@ def test_a_forged_event_without_data_is_a_problem_and_not_a_crash(ten, files_of,
     assert first(ten)[0] == 9
 
 
-def test_malformed_data_is_a_problem(ten, files_of, forge):
+def test_malformed_data_is_a_problem_of_what_is_derived_from_it(ten, files_of, forge):
     forge(ten, files_of(ten)[9], lambda row: edit(row, data={"target": 5}))
-    assert first(ten)[0] == 9
+    assert [problem.position for problem in verify(ten.root, level="derived").problems] == [9]
+
+
+@pytest.mark.parametrize("data", [b"1,2", b'{},"type":"run.started"', b"{", b"", b'{"a":1}}', b"\xff"])
+def test_data_that_is_not_one_json_value_is_named_although_all_around_it_fits(ten, files_of, forge, data):
+    def slip_in(row):
+        told = canonical.decode(row.body)["data"]
+        return row._replace(body=row.body.replace(b'"data":' + canonical.encode(told), b'"data":' + data))
+
+    forge(ten, files_of(ten)[9], slip_in)
+    assert first(ten) == (9, "the columns of an event are not what its body says")
+
+
+def test_a_key_that_stands_twice_in_a_body_is_named(ten, files_of, forge):
+    forge(ten, files_of(ten)[9], lambda row: row._replace(body=b'{"type":"run.started",' + row.body[1:]))
+    assert first(ten) == (9, "the columns of an event are not what its body says")
 
 
 def test_an_event_of_a_newer_version_is_a_warning(fresh, remark, monkeypatch):
@@ -362,3 +377,175 @@ def test_damage_on_the_way_does_not_raise(ten, files_of):
     path.mkdir()
     assert first(ten)[0] == 3
     assert os.path.isdir(path)
+
+
+# ── levels ──
+
+
+@pytest.mark.parametrize("level", ["structure", "bytes", "tree", "derived"])
+def test_every_level_passes_a_whole_ledger_and_counts_what_it_read(referring, remark, level):
+    referring.writer.append([remark("and a large commit")] * 1 + [remark(str(number)) for number in range(99)])
+    referring.close()
+    report = verify(referring.root, level=level)
+    assert (report.problems, report.level, report.size, report.segments) == ((), level, 102, 3)
+    assert (report.root == referring.head().root) == (level in ("tree", "derived"))
+    assert report.chunks == report.blobs == (level != "structure")
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def found_at(log):
+    """The levels that find something, of those that stand apart."""
+    return [bool(verify(log.root, level=level).problems) for level in ("structure", "bytes", "tree", "derived")]
+
+
+@pytest.mark.parametrize("what", ["missing", "renamed", "truncated"])
+def test_names_and_lengths_are_seen_at_level_structure(ten, files_of, what):
+    path = files_of(ten)[4]
+    if what == "missing":
+        path.unlink()
+    elif what == "renamed":
+        path.rename(path.with_name("0000000000000099.parquet"))
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert found_at(ten) == [True] * 4
+    assert verify(ten.root, level="structure").problems[0].position == 4
+
+
+def test_changed_bytes_are_seen_at_level_bytes(ten, files_of):
+    flip(files_of(ten)[4], 700)
+    assert found_at(ten) == [False, True, True, True]
+
+
+def test_points_that_no_event_names_are_held_against_their_seal_too(referring):
+    points.write_chunk(referring.root, "r", "api", "w", 1, [(1, "loss", 0.5, 1)])
+    flip(Path(referring.root, "chunk/w/00000001.parquet"), 30)
+    assert found_at(referring) == [False, True, True, True]
+
+
+def test_consistent_changes_are_seen_at_level_tree(ten, files_of, forge):
+    forge(ten, files_of(ten)[4], lambda row: edit(row, reason="what I wish it had been"))
+    assert found_at(ten) == [False, False, True, True]
+
+
+def test_a_changed_tile_is_seen_at_level_derived(ten):
+    from ledger import checkpoints, tiles
+
+    tiles.write(ten, checkpoints.sign(ten))
+    (tile,) = Path(ten.root, "tlog/tile/0").rglob("*.p/*")
+    flip(tile, 3)
+    assert found_at(ten) == [False, False, False, True]
+    assert verify(ten.root, level="derived").problems[0].path.startswith("tlog/tile/0")
+
+
+@pytest.mark.parametrize("damage", [None, 3, 7])
+def test_several_processes_find_what_one_finds(ten, referring, files_of, remark, damage, monkeypatch):
+    monkeypatch.setattr("ledger.verify._WORTH", 0)
+    ten.writer.append([remark(str(number)) for number in range(200)])
+    if damage is not None:
+        flip(files_of(ten)[damage], 700)
+    told = []
+    report = verify(ten.root, told.append, processes=2)
+    assert report == verify(ten.root)
+    assert bool(report.problems) == (damage is not None)
+    assert told == sorted(told)
+
+
+# ── packs ──
+
+
+@pytest.fixture
+def packed(ten):
+    """The ten commits in a pack, and the copies of them still there."""
+    from ledger import compaction
+
+    compaction.compact(ten, grace=3600)
+    return ten
+
+
+def pack_of(log):
+    (path,) = Path(log.root, "pack").iterdir()
+    return path
+
+
+def test_a_packed_log_has_the_root_of_the_loose_one(packed, files_of):
+    loose = verify(packed.root)
+    assert (loose.problems, loose.packs) == ((), 1)
+    for path in files_of(packed):
+        if int(path.stem) < int(pack_of(packed).stem[17:]):
+            path.unlink()
+    report = verify(packed.root)
+    assert (report.problems, report.size, report.root) == ((), loose.size, loose.root)
+    assert report.segments == loose.size - int(pack_of(packed).stem[17:])
+
+
+@pytest.mark.parametrize("at", [5, 400, -5, -500])
+def test_a_flipped_bit_in_a_pack_is_named_by_its_position(packed, at):
+    flip(pack_of(packed), at)
+    report = verify(packed.root)
+    assert report.problems[0].position == 0
+    assert report.problems[0].path.startswith("pack/")
+
+
+def test_a_missing_first_pack_is_named(packed, files_of):
+    for path in files_of(packed):
+        if int(path.stem) < int(pack_of(packed).stem[17:]):
+            path.unlink()
+    pack_of(packed).unlink()
+    assert first(packed)[0] == 0
+
+
+@pytest.mark.parametrize("at", [None, 400, 7000, -500])
+def test_several_processes_find_in_a_large_pack_what_one_finds(fresh, remark, monkeypatch, at):
+    from ledger import compaction
+
+    monkeypatch.setattr("ledger.verify._WORTH", 0)
+    monkeypatch.setattr("ledger.verify._PART", 2)
+    monkeypatch.setattr("ledger.pack.GROUP_ROWS", 50)
+    for size in (170, 200, 90, 1):
+        fresh.writer.append([remark(str(number)) for number in range(size)])
+    compaction.compact(fresh, grace=0)
+    compaction.compact(fresh, grace=0)
+    if at is not None:
+        flip(pack_of(fresh), at)
+    one, several = verify(fresh.root), verify(fresh.root, processes=2)
+    if at is None:
+        assert several == one
+        assert one.packs == 1
+    else:
+        assert several.problems[0].position == one.problems[0].position == 0
+
+
+def test_a_forged_pack_is_found_by_the_commit_after_it(packed, files_of):
+    from ledger import pack
+
+    path = pack_of(packed)
+    said, batches = pack.read(str(path))
+    (rows,) = [batch for _, batch in batches]
+    bodies = rows.column("body").to_pylist()
+    bodies[3] = bodies[3].replace(b"number 3", b"number 8")
+    columns = [*rows.columns[:-1], segment.column(bodies, rows.schema.field("body").type)]
+    forged = type(rows).from_arrays(columns, schema=rows.schema)
+    data, _ = pack.encode([forged], said.ledger_id, 0, pack.Frontier(), said.commits)
+    path.write_bytes(data)
+    at, what = first(packed)
+    assert at == 0
+    assert "saw another root" in what or "noted" in what
+
+
+def test_a_judgement_in_the_middle_of_a_pack_is_held_against_the_tree(fresh, remark, examples):
+    from ledger import compaction
+
+    decided = next(one for one in examples if one.TYPE == "decision.made")
+    fresh.writer.append([remark(str(number)) for number in range(60)])
+    wrong = events.Head(7, "0" * 64)
+    for head in (fresh.head_at(13), wrong):
+        fresh.writer.append([Draft("experiment/e", msgspec.structs.replace(decided, head=head))])
+    fresh.writer.append([remark("end")])
+    compaction.compact(fresh, grace=0)
+    (problem,) = verify(fresh.root).problems
+    assert "position 61 read 7 events" in problem.what
