@@ -1,10 +1,12 @@
-"""`ledger rebuild`: build the tables from nothing and print their digests."""
+"""`ledger rebuild`: build the tables and the typed files from nothing and print the tables' digests."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from commands.common import Asked, print_json, print_rows, shared
+from commands.common import Asked, print_json, print_rows, say, shared
 
 
 @click.command("rebuild")
@@ -13,7 +15,10 @@ from commands.common import Asked, print_json, print_rows, shared
 @click.option("--locate", is_flag=True, hidden=True, help="Bring the cache up to date and print where it lies.")
 @shared(as_of=True)
 def command(asked: Asked, threads: int | None, incremental: bool, locate: bool) -> None:
-    """Rebuild every table from the events and print rows and digest. Equal events give equal digests."""
+    """Rebuild every table from the events and print rows and digest. Equal events give equal digests.
+
+    Also writes the events as typed Parquet files (typed/) and views.sql, unless --as-of is given.
+    """
     from projections.engine import tables
 
     log = asked.open()
@@ -23,8 +28,27 @@ def command(asked: Asked, threads: int | None, incremental: bool, locate: bool) 
         return
     digests = built.digests()
     rows = [{"table": name, "rows": count, "digest": digest} for name, (count, digest) in digests.items()]
+    made = None if asked.as_of is not None else write_typed(built, log.root, fresh=not incremental)
+    files = {"files": len(made.files), "bytes": sum(file.bytes for file in made.files)} if made else None
     if asked.json:
-        print_json({"position": built.head.position, "root": built.head.root, "tables": rows})
+        print_json({"position": built.head.position, "root": built.head.root, "tables": rows, "typed": files})
     else:
         print_rows(rows, asked)
         print(f"at {built.head.position} events, root {built.head.root}")
+        if files:
+            print(f"typed: {files['files']} Parquet files, {files['bytes']} bytes; views.sql says how to query them")
+
+
+def write_typed(built: Any, root: str, *, fresh: bool = False) -> Any:
+    """The typed files (a projections.typed.Typed), or None, said aloud, where the ledger cannot be written."""
+    from ledger import disk
+    from ledger.errors import NotAppended
+    from projections.typed import refresh
+
+    try:
+        return refresh(built, root, fresh=fresh)
+    except OSError as error:
+        say(f"the typed files were not written: {disk.plain(error)}")
+    except NotAppended as error:
+        say(f"the typed files were not written: {str(error).removeprefix('nothing was appended: ')}")
+    return None

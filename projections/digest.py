@@ -7,6 +7,7 @@ a file's bytes, which differ between library versions, and every NaN counts as t
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -21,16 +22,37 @@ def table_digest(table: pa.Table) -> str:
 
     Columns may be text, integers, floats, booleans and timestamps; others raise TypeError.
     """
+    return parts_digest(table.num_rows, [table])
+
+
+def parts_digest(rows: int, parts: Iterable[pa.Table]) -> str:
+    """The digest of the one table, of `rows` rows, that these parts are when laid one after another.
+
+    There must be one part at least, for the columns' names; memory is needed for a part, not for the table.
+    """
     total = sha256()
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        total.update(f"{name}:{_kind(column.type)};".encode())
-    total.update(table.num_rows.to_bytes(8, "little"))
-    table = table.combine_chunks()
-    for start in range(0, table.num_rows, _ROWS):
-        for column in table.slice(start, _ROWS).columns:
+    for index, table in enumerate(_chunks(parts)):
+        if index == 0:
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                total.update(f"{name}:{_kind(column.type)};".encode())
+            total.update(rows.to_bytes(8, "little"))
+        for column in table.columns if table.num_rows else ():
             for part in _bytes(column.combine_chunks()):
                 total.update(part)
     return total.hexdigest()
+
+
+def _chunks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of 65,536, the last of them shorter; one empty table where there is no row."""
+    left: pa.Table | None = None
+    cut = False
+    for part in parts:
+        left = part if left is None else pa.concat_tables([left, part])
+        while left.num_rows >= _ROWS:
+            yield left.slice(0, _ROWS)
+            left, cut = left.slice(_ROWS), True
+    if left is not None and (left.num_rows or not cut):
+        yield left
 
 
 def _kind(kind: pa.DataType) -> str:

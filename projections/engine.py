@@ -24,12 +24,12 @@ import pyarrow as pa
 
 from ledger import canonical
 from ledger.chain import Log
-from ledger.errors import LedgerError
+from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
 from projections import catalog, staging
-from projections.digest import table_digest
+from projections.digest import parts_digest
 from projections.estimates import SCHEMA as ESTIMATES_SCHEMA
 from projections.estimates import estimate
 
@@ -58,21 +58,41 @@ class Tables:
         self._connection.close()
 
     def query(self, sql: str, parameters: tuple[Any, ...] = ()) -> pa.Table:
-        """Rows of a read-only query. Raises UsageError for SQL that fails or asks for more than reading."""
-        with self._connection.cursor() as cursor:
-            return query(cursor, sql, parameters)
+        """Rows of a read-only query. Raises UsageError for SQL that fails or asks for more than reading,
+        CacheDamaged when the file was changed: it is deleted then, and these tables are of no more use."""
+        try:
+            with self._connection.cursor() as cursor:
+                return query(cursor, sql, parameters)
+        except CacheDamaged:
+            self.close()
+            _delete(self.path)
+            raise
 
     def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
         return list(self.query(sql, parameters).to_pylist())
+
+    def peaks(self) -> tuple[str, ...]:
+        """The Merkle peaks (hex) over the events of this head, as its root was proved to be."""
+        (row,) = self.rows("SELECT body FROM staged.meta")
+        return msgspec.json.decode(row["body"], type=_Meta).peaks
 
     def digests(self) -> dict[str, tuple[int, str]]:
         """Rows and digest of every table, by name, in the tables' order."""
         found = {}
         for table in catalog.tables():
-            order = ", ".join(table.key)
-            rows = self.query(f"SELECT * FROM {table.name} ORDER BY {order}")
-            found[table.name] = (rows.num_rows, table_digest(rows))
+            (count,) = self.rows(f"SELECT count(*) AS n FROM {table.name}")
+            found[table.name] = (count["n"], parts_digest(count["n"], self._in_order(table)))
         return found
+
+    def _in_order(self, table: catalog.Table) -> Iterator[pa.Table]:
+        """The rows of a table by its key: where that is a position, some at a time, for a table may be large."""
+        order, first = ", ".join(table.key), table.key[0]
+        if not first.endswith("position"):
+            yield self.query(f"SELECT * FROM {table.name} ORDER BY {order}")
+            return
+        for start in range(0, max(self.head.position, 1), _STEP):
+            inside = f"{first} >= {start} AND {first} < {start + _STEP}"
+            yield self.query(f"SELECT * FROM {table.name} WHERE {inside} ORDER BY {order}")
 
 
 def tables(log: Log, as_of: int | None = None, *, threads: int | None = None, fresh: bool = False) -> Tables:
@@ -81,6 +101,11 @@ def tables(log: Log, as_of: int | None = None, *, threads: int | None = None, fr
     `fresh` rebuilds from nothing; `threads` limits DuckDB. Raises Corrupt for a damaged log,
     Unsupported for an event that this program does not know.
     """
+    if "?" in log.root:
+        raise UsageError(
+            f"{log.root}: DuckDB opens no file below a path with a question mark, so there can be no tables; "
+            "rename the folder (the log itself is whole)"
+        )
     head = log.head()
     if as_of is not None and as_of != head.position:
         head = log.head_at(as_of)
@@ -126,7 +151,7 @@ def _advance(path: str, log: Log, head: Head, threads: int | None) -> None:
     """Bring the cache at `path` to `head`, from where it stands or from nothing."""
     meta = _meta(path)
     if meta is not None and meta.size <= head.position:
-        with _writing(path, threads) as connection:
+        with contextlib.suppress(duckdb.Error), _writing(path, threads) as connection:  # a damaged file is of no use
             if _extend(connection, log, _frontier(meta), head):
                 return
     # None there, made by other code, longer than asked, or of another history: build anew, then rename.

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projections.digest import table_digest
+from projections.digest import parts_digest, table_digest
 
 ROWS = st.lists(
     st.tuples(
@@ -25,6 +25,7 @@ def make(rows):
 
 
 @given(ROWS, st.integers(1, 5))
+@settings(deadline=None)
 def test_chunking_does_not_change_it(rows, size):
     table = make(rows)
     parts = [table.slice(i, size) for i in range(0, len(rows), size)] or [table]
@@ -52,3 +53,13 @@ def test_every_nan_is_the_same_nan():
 def test_a_column_without_an_order_of_bytes_is_refused():
     with pytest.raises(TypeError, match="list"):
         table_digest(pa.table({"x": [[1]]}))
+
+
+@given(st.lists(st.integers(0, 90_000), min_size=1, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_parts_of_any_size_give_the_digest_of_the_whole(sizes):
+    whole = pa.table({"i": pa.array(range(sum(sizes)), pa.int64())})
+    parts = []
+    for size in sizes:
+        parts.append(whole.slice(sum(part.num_rows for part in parts), size))
+    assert parts_digest(whole.num_rows, iter(parts)) == table_digest(whole)
