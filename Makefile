@@ -32,11 +32,15 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt deltalake
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt eventsourcing
 	$(BIN)/python -m benchmarks.append
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.verify
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.flips
 	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.projections
 
 docs: $(STAMP)
 	$(BIN)/python -m commands.docs

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from commands.checkpoint import sign_or_warn
 from commands.common import Asked, print_json, print_rows, say, shared
 from commands.rebuild import write_typed
 from ledger import disk
@@ -44,6 +45,8 @@ def command(asked: Asked, kind: str, table: str | None, output: str | None) -> N
         _delta(asked, log)
     else:
         _file(asked, log, kind, table, output)
+    if os.access(log.root, os.W_OK):
+        sign_or_warn(log)  # what leaves the ledger can be held against a signed head
 
 
 # ── one table as a file ──

@@ -98,7 +98,13 @@ def verify(
     With `processes`, files are read and hashed by so many at once. Only for a program that may start
     processes: `ledger verify` is, a training script with threads is not.
     """
-    return _Verifier(layout.home(path), progress or (lambda _: None), LEVELS.index(level), processes).report()
+    root = layout.home(path)
+    while True:
+        before = pack.listed(root)
+        report = _Verifier(root, progress or (lambda _: None), LEVELS.index(level), processes).report()
+        # What is missing may have been packed and removed meanwhile, and then there is another pack.
+        if not report.problems or pack.listed(root) == before:
+            return report
 
 
 class _Verifier:

@@ -92,7 +92,8 @@ def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
     arms = {name: list(rows) for name, rows in groupby(pairs, key=lambda row: row["intervention"])}
     cells = {("", seed): y for seed, y in control.items()}
     cells |= {(row["intervention"], row["seed"]): row["y_t"] for row in pairs if row["y_t"] is not None}
-    defect = untrustworthy(plan, pairs, cells)
+    whole = residual(cells) if all(abs(y) <= HUGE for y in cells.values()) else (0.0, 0)
+    defect = untrustworthy(plan, pairs, cells, whole)
     family = max(int(plan["hypothesis_count"]), 1)
     alpha, delta, look = float(plan["alpha"]), float(plan["delta"]), int(plan["look"])
 
@@ -116,7 +117,7 @@ def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
             "defect": defect,
         }
         if n >= 2 and not defect:
-            kind, sd, df = spread(cells, name, differences)
+            kind, sd, df = spread(cells, name, differences, whole)
             row |= {"variance": kind, **tests(row["effect"], sd, n, df, delta)}
             row["mde80"] = stats.smallest_effect(n, sd, df, look_alpha(alpha, look) / family)
             treatments = 1 if kind == "own" else len(arms)
@@ -135,15 +136,18 @@ def look_alpha(alpha: float, look: int) -> float:
     return 0.8 * alpha if look == 1 else 0.2 * alpha / ((look - 1) * look)
 
 
-def spread(cells: Cells, arm: str, differences: Sequence[float]) -> tuple[str, float, int]:
-    """("pooled" or "own", standard deviation of one paired difference, degrees of freedom) for one arm."""
+def spread(cells: Cells, arm: str, differences: Sequence[float], whole: tuple[float, int]) -> tuple[str, float, int]:
+    """("pooled" or "own", standard deviation of one paired difference, degrees of freedom) for one arm.
+
+    `whole` is residual(cells).
+    """
     n = len(differences)
     mean = math.fsum(differences) / n
     own = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
     rest, rest_df = residual({key: y for key, y in cells.items() if key[0] != arm})
     if rest_df and rest > 0 and stats.f_upper(own / (2 * rest / rest_df), n - 1, rest_df) < NOISIER:
         return "own", math.sqrt(own), n - 1
-    ss, df = residual(cells)
+    ss, df = whole
     return "pooled", math.sqrt(2 * ss / df), df
 
 
@@ -186,7 +190,7 @@ def more_seeds(n: int, sd: float, treatments: int, alpha: float, delta: float) -
     return high - n if high - n <= 10_000 else None
 
 
-def untrustworthy(plan: Row, pairs: Sequence[Row], cells: Cells) -> str:
+def untrustworthy(plan: Row, pairs: Sequence[Row], cells: Cells, whole: tuple[float, int]) -> str:
     """Why nothing may be claimed from these runs; empty when something may.
 
     Runs that ignore their seed repeat one number: their variance of 0 would prove anything.
@@ -203,7 +207,7 @@ def untrustworthy(plan: Row, pairs: Sequence[Row], cells: Cells) -> str:
     repeated = [arm or plan["control"] for arm, ys in by_arm.items() if len(ys) > 1 and len(set(ys)) == 1]
     if repeated:
         return f"every seed of {repeated[0]} gave the same value: its runs do not seem to read their seed"
-    ss, df = residual(cells)
+    ss, df = whole
     scale = max((abs(y) for y in cells.values()), default=0.0)
     if df and ss / df <= (1e-9 * scale) ** 2:
         return "the differences do not vary between seeds at all: this is not measurement noise"

@@ -349,3 +349,16 @@ def test_a_list_of_keys_that_is_none_is_refused(study):
     study.write("keys.txt", "nobody\n")
     assert study.call("verify", "--trust", "keys.txt").code == 2
     assert study.call("verify", "--trust", "none.txt").code == 2
+
+
+def test_rebuild_makes_the_tiles_again_that_were_there(study):
+    assert study.call("checkpoint", "--tiles").code == 0
+    tiles = study.folder / "warehouse" / "tlog"
+
+    def held():
+        return {path.relative_to(tiles): path.read_bytes() for path in tiles.rglob("*") if path.is_file()}
+
+    before = held()
+    shutil.rmtree(tiles / "tile")
+    assert study.call("rebuild").code == 0
+    assert held() == before

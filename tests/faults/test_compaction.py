@@ -241,3 +241,19 @@ for _ in range(1000):
         assert verify(loose.root).problems == ()
         for number in range(10):
             loose.writer.append([remark(f"{turn} {number}")])
+
+
+def test_verify_beside_a_compaction_takes_no_removed_file_for_a_missing_one(loose, monkeypatch):
+    real, turns, done = Log.listed_in, [True], []
+
+    def listed(root):
+        found = list(real(root))
+        if turns:
+            turns.clear()
+            done.append(compaction.compact(Log(root), 0))
+        return iter(found)
+
+    monkeypatch.setattr(Log, "listed_in", staticmethod(listed))
+    report = verify(loose.root)
+    assert done[0].removed_segments >= 20
+    assert (report.problems, report.size) == ((), loose.head().position)
