@@ -61,6 +61,9 @@ def summary(event: Event) -> str:
             return (
                 f"{data.name}: {len(data.arms)} arms x {len(data.seeds)} seeds on {data.metric}, delta {data.delta:g}"
             )
+        case "plan.amended":
+            changed = ", ".join(f"{one.key} {one.before} -> {one.after}" for one in data.changes)
+            return f"{changed}: {data.reason}" if data.reason else changed
         case "run.started":
             return f"{data.run[:8]} {data.arm}, seed {data.seed}"
         case "run.finished":
@@ -75,6 +78,19 @@ def summary(event: Event) -> str:
             return str(data.why)
         case "probe.measured":
             return f"{data.probe}: {len(data.values)} values"
+        case "record.extracted":
+            part = f", part {data.part} of {data.parts}" if data.parts > 1 else ""
+            return f"{data.record}: {len(data.interventions)} techniques, {len(data.seeds)} seeds{part}"
+        case "leaderboard.extracted":
+            return f"{len(data.rows)} rows{f' of {data.repository}' if data.repository else ''}"
+        case "extraction.failed":
+            return f"{data.path}: {data.reason}"
+        case "key.added":
+            return f"key {data.key} signs from here on"
+        case "key.revoked":
+            return f"key {data.key} signs no more: {data.reason}"
+        case "ledger.recovered":
+            return f"{data.path} {data.action}: {data.reason}"
         case "event.retracted":
             return f"takes back {data.target[:13]}: {data.reason}"
     return ""

@@ -7,6 +7,7 @@ import os
 import click
 
 from commands.common import Asked, print_json, print_rows, shared
+from ledger import pack
 
 
 @click.command("status")
@@ -36,8 +37,13 @@ def command(asked: Asked) -> None:
         ORDER BY registered_position"""
     )
     alone = tables.rows("SELECT count(*) AS n FROM runs WHERE experiment IS NULL")[0]["n"]
+    (read,) = tables.rows(
+        """SELECT (SELECT count(*) FROM records) AS records,
+            (SELECT count(*) FROM extraction_failures WHERE standing) AS failed,
+            (SELECT count(*) FROM leaderboard) AS leaderboard_rows"""
+    )
     head = tables.head
-    held = sum(os.path.getsize(path) for _, path in log.listed_in(log.root))
+    held = sum(map(_size, [*(path for _, path in log.listed_in(log.root)), *(p.path for p in pack.listed(log.root))]))
     if asked.json:
         print_json(
             {
@@ -48,6 +54,9 @@ def command(asked: Asked) -> None:
                 "log_bytes": held,
                 "experiments": rows,
                 "runs_alone": alone,
+                "records": read["records"],
+                "records_failed": read["failed"],
+                "leaderboard_rows": read["leaderboard_rows"],
             }
         )
         return
@@ -56,3 +65,13 @@ def command(asked: Asked) -> None:
         print_rows(rows, asked)
     if alone:
         print(f"{alone} run{'' if alone == 1 else 's'} outside of experiments")
+    if read["records"] or read["failed"]:
+        failed = f", {read['failed']} could not be read" if read["failed"] else ""
+        print(f"{read['records']} record{'' if read['records'] == 1 else 's'} read{failed}")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:  # packed a moment ago
+        return 0

@@ -64,7 +64,8 @@ def command(asked: Asked, expect_head: str | None, trust: str | None, proof: str
             say(f"and {len(problems) - 20} more")
         for warning in report.warnings[:10]:
             say(f"note: {warning}")
-        files = f"{report.segments} segments" + (f" and {report.packs} packs" if report.packs else "")
+        counts = [(report.packs, "pack"), (report.segments, "segment")]
+        files = " and ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n) or "no files"
         what = f"{report.size} events in {files}, {report.chunks} chunks, {report.blobs} blobs; "
         what += f"root {report.root}" if report.root else f"level {level}: the events were not read"
         if problems:

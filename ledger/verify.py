@@ -424,8 +424,10 @@ class _Verifier:
     def note_leftovers(self) -> None:
         folder = os.path.join(self.root, "tmp")
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        if left := [name for name in names if os.path.isfile(os.path.join(folder, name))]:
-            self.warnings.append(f"{len(left)} files in tmp/ belong to writers that run now or were killed")
+        lasting = (".lock", ".box")  # of programs that meet there
+        if left := [n for n in names if not n.endswith(lasting) and os.path.isfile(os.path.join(folder, n))]:
+            what = "file in tmp/ belongs" if len(left) == 1 else "files in tmp/ belong"
+            self.warnings.append(f"{len(left)} {what} to writers that run now or were killed")
 
 
 def _below(folder: str) -> Iterator[str]:

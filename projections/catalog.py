@@ -91,9 +91,15 @@ def parse(name: str, text: str) -> Table:
     )
 
 
+@functools.cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    """A database in memory that only parses: to open one for each file takes longer than all the rest."""
+    return duckdb.connect()
+
+
 def relations(sql: str, name: str) -> frozenset[str]:
     """Names of the relations that a query reads, its own common table expressions left out."""
-    with duckdb.connect() as connection:
+    with _parser().cursor() as connection:
         row = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchone()
     tree = json.loads(row[0]) if row else {"error": True}
     if tree.get("error"):
@@ -117,8 +123,11 @@ def code_digest() -> str:
     """What the tables' content depends on besides the events: this package's text and DuckDB's version."""
     total = sha256(duckdb.__version__.encode())
     folder = resources.files("projections")
-    paths = [item for item in (*folder.iterdir(), *(folder / "sql").iterdir()) if item.name.endswith((".py", ".sql"))]
-    for item in sorted(paths, key=lambda item: item.name):
-        total.update(item.name.encode() + b"\0" + item.read_bytes() + b"\0")
-    total.update(resources.files("ledger").joinpath("events.py").read_bytes())
+    parts = ("", "sql", "statistics")
+    paths = [(f"{part}/{item.name}", item) for part in parts for item in (folder / part).iterdir()]
+    for name, item in sorted(paths, key=lambda path: path[0]):
+        if name.endswith((".py", ".sql")):
+            total.update(name.encode() + b"\0" + item.read_bytes() + b"\0")
+    for name in ("events.py", "records.py"):
+        total.update(resources.files("ledger").joinpath(name).read_bytes())
     return total.hexdigest()[:16]

@@ -197,6 +197,8 @@ def untrustworthy(plan: Row, pairs: Sequence[Row], cells: Cells, whole: tuple[fl
     """
     if early := len([row for row in pairs if row["exploratory"] and row["both_ok"]]):
         return f"{early} pairs began before the plan that would judge them: they can suggest, not confirm"
+    if plan.get("track") == "explore":
+        return "its plan explores: what it finds can be suggested to a plan with fresh seeds, not confirmed"
     if plan["seed_role"] == "tuning":
         return "its seeds are tuning seeds: what was used to choose cannot confirm the choice"
     if any(abs(y) > HUGE for y in cells.values()):

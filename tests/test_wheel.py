@@ -93,7 +93,7 @@ def test_the_wheel_holds_all_sources_and_queries_and_nothing_else(installed):
         path.relative_to(ROOT).as_posix()
         for package in ("ledger", "projections", "runners", "commands")
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".sql") or path.name == "py.typed"
+        if path.suffix in (".py", ".sql", ".toml") or path.name == "py.typed"
     }
     assert names == wanted | {"experiment_ledger.py"}
 
