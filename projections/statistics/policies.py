@@ -1,0 +1,117 @@
+"""Decision rules as data: what each asks for, with its version and digest.
+
+A policy is never edited: a change is a new version. Sources: the ledger's own rule is this package's;
+the seed plan is the published pull request 877 of parameter-golf; parameter-golf's README asks for
+0.005 nats at p < .01, and its later leaderboard was ordered by a one-sided Welch p < .25 (pull request
+1902); modded-nanogpt's track 1 asks for a mean below 3.28 at p < .01, its track 3 for
+(3.28 - mean) sqrt(n) >= .004.
+"""
+
+from __future__ import annotations
+
+import functools
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+
+from ledger.errors import UsageError
+
+Procedure = Literal["moderated", "paired_gate", "welch_margin", "welch", "one_sample", "known_sd"]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule. Which parameters count depends on the procedure; the others keep their defaults."""
+
+    name: str
+    version: int
+    procedure: Procedure
+    about: str
+    alpha: float | None = None  # None: the plan's
+    # moderated
+    d0_cap: float = 20.0
+    fewest_variances: int = 5
+    spending: Literal["pocock", "obf"] = "pocock"
+    explore_q: float = 0.10
+    power: float = 0.80
+    # gates and targets
+    gate: float | None = None  # smallest observed effect, in the metric's unit
+    margin_nats: float | None = None  # improvement that has to be shown, in nats
+    target: float | None = None  # value to be undercut
+    metric: str | None = None  # metric that the target is in
+    sd: float | None = None  # known standard deviation of one run
+    threshold: float | None = None  # of the statistic
+    resamples: int = 10_000
+    bootstrap_seed: int = 42
+
+    @property
+    def id(self) -> str:
+        """Name and version, as judgements record them."""
+        return f"{self.name}/{self.version}"
+
+
+POLICIES = (
+    Policy(
+        name="ledger",
+        version=1,
+        procedure="moderated",
+        about="Moderated variance, shared controls, Holm or planned looks, five verdicts.",
+    ),
+    Policy(
+        name="seed-plan",
+        version=1,
+        procedure="paired_gate",
+        about="Paired t test, bootstrap interval, Holm, gate at 0.002: confirmed, suggestive or null.",
+        alpha=0.01,
+        gate=0.002,
+    ),
+    Policy(
+        name="parameter-golf-readme",
+        version=1,
+        procedure="welch_margin",
+        about="Better than the record by at least 0.005 nats at p < .01 (one-sided Welch).",
+        alpha=0.01,
+        margin_nats=0.005,
+    ),
+    Policy(
+        name="parameter-golf-leaderboard",
+        version=1,
+        procedure="welch",
+        about="One-sided Welch p < .25 against the record.",
+        alpha=0.25,
+    ),
+    Policy(
+        name="modded-nanogpt-track1",
+        version=1,
+        procedure="one_sample",
+        about="Mean validation loss below 3.28 at p < .01 (one-sided one-sample t).",
+        alpha=0.01,
+        target=3.28,
+        metric="val_loss",
+    ),
+    Policy(
+        name="modded-nanogpt-track3",
+        version=1,
+        procedure="known_sd",
+        about="(3.28 - mean) sqrt(n) >= 0.004, with a known standard deviation of 0.0013.",
+        target=3.28,
+        metric="val_loss",
+        sd=0.0013,
+        threshold=0.004,
+    ),
+)
+
+
+@functools.cache
+def digest(policy: Policy) -> str:
+    """Digest of everything a policy says, so that a judgement names the rule that it followed."""
+    return sha256(msgspec.json.encode(policy, order="sorted")).hexdigest()[:16]
+
+
+def find(name: str) -> Policy:
+    """The policy of this name or name/version; without a version the newest. Raises UsageError with the names."""
+    found = [policy for policy in POLICIES if name in (policy.name, policy.id)]
+    if not found:
+        known = ", ".join(sorted(policy.id for policy in POLICIES))
+        raise UsageError(f"no policy {name}; there are {known}")
+    return max(found, key=lambda policy: policy.version)
