@@ -224,9 +224,7 @@ def count(system: str, folder: str) -> int:
     return len(deltalake.DeltaTable(folder).to_pyarrow_table()) - 1
 
 
-def worker(
-    system: str, folder: str, size: int, threads: int, seconds: float, ready: object, results: object
-) -> None:
+def worker(system: str, folder: str, size: int, threads: int, seconds: float, ready: object, results: object) -> None:
     """Append for a while; report (commits, wall seconds, CPU seconds)."""
     append = WRITERS[system](folder, size)
     append()

@@ -199,6 +199,7 @@ def find_event(log: Log, wanted: str) -> Event:
     if wanted.isdecimal():
         size = log.head().position
         if int(wanted) >= size:
-            raise UsageError(f"there is no event at position {wanted}; the log has {size} (0 to {size - 1})")
+            there = f"the log has {size} (0 to {size - 1})" if size else "the log is empty"
+            raise UsageError(f"there is no event at position {wanted}; {there}")
         return next(log.events(start=int(wanted), as_of=int(wanted) + 1))
     return log.find(wanted)

@@ -8,7 +8,9 @@ from typing import Any
 import click
 import msgspec
 
+from commands.checkpoint import sign_or_warn
 from commands.common import Asked, find_experiment, print_json, say, shared, table
+from commands.compact import compact_or_warn
 from ledger import canonical
 from ledger.chain import Log
 from ledger.events import DecisionMade
@@ -23,6 +25,9 @@ def command(asked: Asked, experiment: str | None, dry_run: bool) -> None:
     """Decide EXPERIMENT (name or id; default: the newest) and append one decision for each hypothesis."""
     log = asked.open()
     decisions, position = decide(log, experiment, append=not dry_run)
+    if position is not None:
+        sign_or_warn(log)
+        compact_or_warn(log)
     if asked.json:
         for index, made in enumerate(decisions):
             at = {} if position is None else {"position": position + index}

@@ -71,7 +71,7 @@ def command(
     _tell(asked, scan)
     if unknown:
         _print_unknown(asked, log)
-    return 1 if scan.failed else 0
+    return 1 if scan.failed or scan.partly else 0
 
 
 def ledger_of(asked: Asked) -> Log:
@@ -92,10 +92,16 @@ class Scan:
         self.rows = 0  # of the leaderboard
         self.leaderboard: str | None = None
         self.failed: list[dict[str, str]] = []
+        self.partly: list[dict[str, str]] = []  # what could not be used of records that were read
         self.notes: list[str] = []
         self.appended = 0
 
     def read(self, root: Path, folders: list[Path], repository: str | None) -> None:
+        from runners.extraction.record import PARSER, links_out
+
+        for link in links_out(root):
+            name = f"{link.parent.name}/{link.name}"
+            self._fail(name, link, link, "a link out of the tree is not followed", PARSER, root)
         with progress(len(folders), "records") as step:
             for folder in folders:
                 self._one(folder, repository, root)
@@ -115,6 +121,7 @@ class Scan:
             name = parts[0].record
             if self.assist is not None:
                 parts = self._assisted(folder, parts)
+            self._note_unusable(folder, parts, root)
             again = self.reread or (self.assist is not None)
             self._count(append_record(self.known, parts, again))
         except Unreadable as error:
@@ -128,6 +135,18 @@ class Scan:
         except Exception as error:  # a text that the rules did not foresee must not cost the other records
             reason = f"the parser failed on it: {type(error).__name__}: {error}"
             self._fail(name, folder, folder, reason, PARSER, root)
+
+    def _note_unusable(self, folder: Path, parts: list[RecordExtracted], root: Path) -> None:
+        from runners.extraction.record import unusable
+        from runners.recording import one_line
+
+        for flag in unusable(parts):
+            said = "; ".join(flag.said)
+            whole = flag.field in ("source", "submission")  # said is the file's name then
+            path = Path(os.path.relpath(folder, root)) / (said if whole else "")
+            reason = flag.reason if whole else f"{flag.field} is {said}: {flag.reason}"
+            shown = one_line(path.as_posix().encode("utf-8", "replace").decode())
+            self.partly.append({"record": parts[0].record, "path": shown, "reason": one_line(reason)})
 
     def _leaderboard(self, readme: Path, repository: str | None) -> None:
         from runners.extraction.leaderboard import read_leaderboard
@@ -178,7 +197,7 @@ class Scan:
         from runners.records import grown, stream
 
         assert self.assist is not None
-        parser = f"{parts[0].parser} with {self.assist.mark}"
+        plain, parser = parts, f"{parts[0].parser} with {self.assist.mark}"
         parts = [msgspec.structs.replace(part, parser=parser) for part in parts]
         self.known.follow()
         before = [
@@ -191,6 +210,8 @@ class Scan:
         answer = assist.ask(self.assist, parts[0].record, texts)
         if answer.trouble:
             self.notes.append(f"{parts[0].record}: --assist: {answer.trouble}")
+            if not answer.rows:  # to be asked again, beside what there is already
+                return before if before and before[0].source_digest == plain[0].source_digest else plain
         if answer.dropped:
             self.notes.append(f"{parts[0].record}: --assist: {answer.dropped} rows that the text does not hold")
         there = {row.intervention for part in parts for row in part.interventions}
@@ -252,7 +273,7 @@ def progress(total: int, things: str) -> Any:
 
 
 def _tell(asked: Asked, scan: Scan) -> None:
-    for failure in scan.failed:
+    for failure in (*scan.failed, *scan.partly):
         say(f"{cell(failure['path'])}: {cell(failure['reason'])}")
     for note in scan.notes:
         say(cell(note))
@@ -262,6 +283,7 @@ def _tell(asked: Asked, scan: Scan) -> None:
                 "records": scan.verdicts.total(),
                 **{verdict: scan.verdicts[verdict] for verdict in ("new", "changed", "reread", "same", "older")},
                 "failed": scan.failed,
+                "in_part": scan.partly,
                 "leaderboard": scan.leaderboard,
                 "leaderboard_rows": scan.rows,
             }
@@ -281,6 +303,8 @@ def _tell(asked: Asked, scan: Scan) -> None:
         print(f"leaderboard of {scan.rows} rows: {words[scan.leaderboard]}")
     if scan.failed:
         print(f"{len(scan.failed)} could not be read")
+    if scan.partly:
+        print(f"{len({each['record'] for each in scan.partly})} read only in part")
     if scan.verdicts["older"] and not scan.reread:
         say("next: --reread reads them with the present parser")
 

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import keyword
 import os
 import sys
 from typing import Any, NoReturn
@@ -22,16 +23,27 @@ from ledger.errors import LedgerError
 VERBS: dict[str, str] = {
     "init": "Make a folder a ledger.",
     "run": "Register a plan, run what is missing, decide, print.",
+    "plan": "Register a plan before its runs; say what it can see.",
+    "extract": "Read leaderboard records into the log.",
+    "import": "Bring other tools' results into the log.",
     "log": "List events, newest last.",
     "show": "Show an event, a run or an experiment.",
     "status": "What the ledger holds, and what is running.",
     "sql": "Query the tables, read-only.",
+    "matrix": "Show which record or arm has which technique.",
+    "audit": "Recompute what leaderboard records claim.",
     "decide": "Decide an experiment on the runs that are there.",
     "replay": "Decide again as of the head that a decision read, and compare.",
     "report": "Write a Markdown page with plots on an experiment.",
     "plot": "Plot loss curves of each arm against the control.",
     "verify": "Prove that the log is what was written.",
+    "checkpoint": "Sign the present head; keep a copy elsewhere.",
+    "prove": "Write a proof of an event, or of growth since a size.",
+    "keys": "List the keys that sign heads; rotate or revoke one.",
+    "compact": "Make few files of many; nothing else changes.",
+    "repair": "Say what can be done about damage, or do it.",
     "rebuild": "Rebuild the tables and print their digests.",
+    "export": "Write a table to a file, or describe the files to Delta.",
     "retract": "Take an event back from here on.",
     "doctor": "Check the machine, the folder and the ledger.",
 }
@@ -46,7 +58,9 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"commands.{cmd_name}").command
+        command: click.Command = importlib.import_module(
+            f"commands.{cmd_name}{'_' * keyword.iskeyword(cmd_name)}"
+        ).command
         return command
 
     def resolve_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from commands.common import Asked, find_event, print_json, say, shared
+from commands.compact import compact_or_warn
 from ledger.errors import UsageError
 from ledger.events import EventRetracted
 from ledger.writer import Draft, Expect
@@ -36,3 +37,4 @@ def command(asked: Asked, what: str, reason: str) -> None:
         print_json({"position": made.position, "event_id": made.event_ids[0], "target": event.event_id})
     else:
         say(f"event {event.position} ({event.type}) is retracted by event {made.position}")
+    compact_or_warn(log)

@@ -57,7 +57,12 @@ def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: 
         from commands.decide import decide
 
         decisions, position = decide(log, done.experiment)
+    from commands.checkpoint import sign_or_warn
+    from commands.compact import compact_or_warn
+
+    sign_or_warn(log)
     _tell(asked, log, plan, done, decisions, position)
+    compact_or_warn(log)
     if len(plan.cells()) == 1 and done.ran and done.exit_code:
         return done.exit_code  # one wrapped command: its own code passes through
     return 1 if failed else 0
@@ -77,7 +82,7 @@ def _conduct(log: Log, plan: Plan, runner: Runner, update: Callable[[Update], No
 
 def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     """The plan that the command line means. Raises UsageError."""
-    from runners.plan import MAX_PLAN_BYTES, from_options, parse
+    from runners.plan import from_options
 
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
@@ -85,16 +90,7 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         given = [name for name, value in options.items() if value not in (None, ()) and name != "seeds"]
         if given:
             raise click.UsageError(f"--{given[0].rstrip('s')} goes with a command; a plan says it in its file")
-        try:
-            with open(what[0], "rb") as file:
-                data = file.read(MAX_PLAN_BYTES + 1)
-            if len(data) > MAX_PLAN_BYTES:
-                raise UsageError(f"{what[0]} has more than {MAX_PLAN_BYTES} bytes: too many for a plan")
-            text = data.decode()
-        except (OSError, UnicodeDecodeError) as error:
-            why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-            raise UsageError(f"cannot read the plan {what[0]}: {why}") from None
-        return parse(text, what[0], options["seeds"])
+        return read_file(what[0], options["seeds"])
     direction: Literal["lower", "higher"] = options["direction"] or "lower"
     seeds = options["seeds"]
     if seeds is None:
@@ -113,6 +109,32 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         name=options["name"],
         patterns=options["patterns"],
     )
+
+
+def read_file(path: str, seeds: str | None = None) -> Plan:
+    """The plan in a file, its policy by name and version. Raises UsageError."""
+    import msgspec
+
+    from runners.plan import MAX_PLAN_BYTES, parse
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_PLAN_BYTES + 1)
+        if len(data) > MAX_PLAN_BYTES:
+            raise UsageError(f"{path} has more than {MAX_PLAN_BYTES} bytes: too many for a plan")
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(f"cannot read the plan {path}: {why}") from None
+    plan = parse(text, path, seeds)
+    if not plan.policy:
+        return plan
+    from projections.planning import policy_id
+
+    try:
+        return msgspec.structs.replace(plan, policy=policy_id(plan.policy, plan.metric))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def runner_for(plan: Plan, log: Log) -> Runner:

@@ -40,6 +40,7 @@ def command(asked: Asked) -> None:
     (read,) = tables.rows(
         """SELECT (SELECT count(*) FROM records) AS records,
             (SELECT count(*) FROM extraction_failures WHERE standing) AS failed,
+            (SELECT count(*) FROM record_readings WHERE newest AND unusable > 0) AS in_part,
             (SELECT count(*) FROM leaderboard) AS leaderboard_rows"""
     )
     head = tables.head
@@ -56,6 +57,7 @@ def command(asked: Asked) -> None:
                 "runs_alone": alone,
                 "records": read["records"],
                 "records_failed": read["failed"],
+                "records_in_part": read["in_part"],
                 "leaderboard_rows": read["leaderboard_rows"],
             }
         )
@@ -67,7 +69,8 @@ def command(asked: Asked) -> None:
         print(f"{alone} run{'' if alone == 1 else 's'} outside of experiments")
     if read["records"] or read["failed"]:
         failed = f", {read['failed']} could not be read" if read["failed"] else ""
-        print(f"{read['records']} record{'' if read['records'] == 1 else 's'} read{failed}")
+        part = f" ({read['in_part']} only in part)" if read["in_part"] else ""
+        print(f"{read['records']} record{'' if read['records'] == 1 else 's'} read{part}{failed}")
 
 
 def _size(path: str) -> int:

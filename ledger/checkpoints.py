@@ -186,16 +186,19 @@ def _keys_at(known: dict[str, keys.Announced], size: int) -> list[Verifier]:
 # ── checking ──
 
 
-def problems(log: Log, walk: Walk | None = None) -> list[tuple[int | None, str]]:
+def problems(log: Log, walk: Walk | None = None, newest: int | None = None) -> list[tuple[int | None, str]]:
     """What is wrong with the checkpoints, each with the first position that it puts in doubt, if any.
 
     Every note must be whole, say what the log says, and be signed by a key that the log announced
     before and had not revoked. One pass over the log, which ends where the log is
-    damaged; `walk` spares it for who has been there already (see _walk).
+    damaged; `walk` spares it for who has been there already (see _walk), and then checkpoints over
+    more than `newest` events, which were signed since, are left to the next time.
     """
     found: list[tuple[int | None, str]] = []
     notes = []
     for size, path in listed(log.root):
+        if newest is not None and size > newest:
+            continue
         try:
             note = load(path)
             if note.size != size:

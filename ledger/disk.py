@@ -157,7 +157,7 @@ def confirm(folder: str, what: str) -> None:
 
 def publish(temporary_folder: str, target: str, data: bytes) -> bool:
     """Create `target` with `data`, whole and durable. False when it exists already."""
-    _need_folder(temporary_folder)
+    need_folder(temporary_folder)
     temporary = write_temporary(temporary_folder, data)
     try:
         made = temporary.link(target)
@@ -169,7 +169,7 @@ def publish(temporary_folder: str, target: str, data: bytes) -> bool:
 
 def replace(temporary_folder: str, target: str, data: bytes) -> None:
     """Write `target` anew, whole but not durably: for what may be lost. Raises NotAppended."""
-    _need_folder(temporary_folder)
+    need_folder(temporary_folder)
     temporary = write_temporary(temporary_folder, data)
     try:
         os.replace(temporary.path, target)
@@ -178,7 +178,7 @@ def replace(temporary_folder: str, target: str, data: bytes) -> None:
         raise NotAppended(f"{target}: {plain(error)}") from error
 
 
-def _need_folder(path: str) -> None:
+def need_folder(path: str) -> None:
     """An empty folder does not survive every copy of a ledger."""
     if not os.path.isdir(path):
         try:

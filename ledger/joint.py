@@ -86,6 +86,7 @@ class Joint:
         self._box: mmap.mmap | None = None
         self._file = -1
         self._bell = -1
+        self._ear = select.poll()  # not `select`, which takes no file number beyond 1023
         self._boxes: dict[str, Box] = {}
         self._moved: dict[str, int] = {}  # the newest number that was seen in each
         self._entered = self._lasted = 0.0  # when the turn was taken, and how long it was held of late
@@ -132,7 +133,7 @@ class Joint:
         try:
             while (left := until - time.monotonic()) > 0:
                 # Who has the turn rings. Should that process die instead, a look now and then is enough.
-                if self._bell >= 0 and select.select([self._bell], [], [], min(left, _LOOK))[0]:
+                if self._bell >= 0 and self._ear.poll(min(left, _LOOK) * 1000):
                     os.read(self._bell, 4096)
                 elif self._bell < 0:
                     time.sleep(_POLL)
@@ -216,10 +217,10 @@ class Joint:
                     _close(file, bell)
                     return None
             return known
-        if known is None:
-            os.close(file)
-        else:
+        if known is not None:
             self._forget(name)
+            return self._open(name)  # its writer may have closed it and come back with another one
+        os.close(file)
         _unlink(path, path + _BELL)
         return None
 
@@ -243,16 +244,20 @@ class Joint:
         return True
 
     def _own_box(self) -> bool:
-        if self._box is not None:
-            return True
         path = os.path.join(self._folder, self._name)
+        if self._box is not None:
+            if os.path.exists(path):
+                return True
+            self.close()  # somebody emptied tmp/: nobody would find it
         try:
             with contextlib.suppress(OSError, AttributeError):  # without a bell we look now and then
                 os.mkfifo(path + _BELL, 0o666)
                 self._bell = os.open(path + _BELL, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._ear = select.poll()
+                self._ear.register(self._bell, select.POLLIN)
             # Under another name first: a box without its lock would be taken for a dead writer's.
             self._file = os.open(path + ".new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            os.ftruncate(self._file, _SIZE)
+            os.write(self._file, bytes(_SIZE))  # a store into a page without space on the disk kills the process
             fcntl.flock(self._file, fcntl.LOCK_EX)
             self._box = mmap.mmap(self._file, _SIZE)
             os.rename(path + ".new", path)

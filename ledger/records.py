@@ -91,6 +91,26 @@ class ReadFlag(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class ReadTest(msgspec.Struct, frozen=True, kw_only=True):
+    """A significance test as the text prints it, its figures as written, so that their digits are known."""
+
+    p: str | None = None
+    relation: Literal["=", "<"] = "="  # of p
+    t: str | None = None
+    df: str | None = None
+    against: tuple[str, ...] = ()  # what is tested against: "#1736" (a pull request) or numbers ("1.195")
+    evidence: str
+
+
+class ReadSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """A seed that served to choose something, or that ran and is not among the reported ones."""
+
+    kind: Literal["tuned_on", "left_out"]
+    seed: int
+    val_bpb: float | None = None
+    evidence: str
+
+
 class RecordExtracted(msgspec.Struct, frozen=True, kw_only=True):
     """One reading of one record. A long one comes in parts, in one commit; the lists of the parts belong together."""
 
@@ -124,6 +144,8 @@ class RecordExtracted(msgspec.Struct, frozen=True, kw_only=True):
     ablations: tuple[ReadAblation, ...] = ()
     lineage: tuple[ReadLineage, ...] = ()
     flags: tuple[ReadFlag, ...] = ()
+    tests: tuple[ReadTest, ...] = ()
+    selections: tuple[ReadSelection, ...] = ()
 
 
 class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +159,7 @@ class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
     date: str | None
     record: str | None  # the folder that its link names
     evidence: str
+    tests: tuple[ReadTest, ...] = ()
 
 
 class LeaderboardExtracted(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,7 +77,10 @@ class _Ready(NamedTuple):
 class _Commit:
     """What one caller of `append` waits for."""
 
-    __slots__ = ("again", "done", "error", "expect", "leads", "position", "ready", "recorded", "rows", "wake")
+    __slots__ = (
+        "again", "batch", "done", "error", "expect", "leads", "looked", "position", "ready", "recorded", "rows",
+        "wake",
+    )  # fmt: skip
 
     def __init__(self, drafts: Sequence[Draft], expect: Expect | None, again: bool) -> None:
         self.recorded = layout.now_us()
@@ -87,8 +90,10 @@ class _Commit:
         self.expect, self.again = expect, again
         self.rows: list[segment.Row] = []
         self.position = -1
+        self.looked = 0  # below this position its ids are not in the log
         self.error: BaseException | None = None
         self.done = self.leads = False
+        self.batch: list[_Commit] = []  # what is published with it, if it leads
         self.wake: threading.Lock | None = None
 
 
@@ -106,11 +111,7 @@ class Writer:
         self._broken: str | None = None
         self._shard = -1
         self._folder: disk.Folder | None = None  # of that shard
-        if not os.path.isdir(self._tmp):  # an empty folder does not survive every copy of a ledger
-            try:
-                disk.make_folder(self._tmp)
-            except OSError as error:
-                raise NotAppended(f"nothing was appended: {self._tmp}: {disk.plain(error)}") from error
+        disk.need_folder(self._tmp)
         self._nameless = disk.probe(self._tmp)
         try:
             disk.sync_folder(log.root)  # LEDGER.json may be another process's, seen before it was durable
@@ -150,21 +151,22 @@ class Writer:
             raise UsageError("a repeated append needs the event ids of the first attempt")
         commit = _Commit(drafts, expect, again)
         if self.pid != os.getpid():  # this process was forked from the writer's
+            self.log.advance()  # it too begins anew, and must not do so between two steps of an append
             self._begin()
-        with self._mutex:
-            self._queue.append(commit)
-            if self._leading:
-                commit.wake = threading.Lock()
-                commit.wake.acquire()
-            else:
-                self._leading = commit.leads = True
         try:
+            with self._mutex:
+                self._queue.append(commit)
+                if self._leading:
+                    commit.wake = threading.Lock()
+                    commit.wake.acquire()
+                else:
+                    self._leading = commit.leads = True
             if commit.wake is not None:
                 commit.wake.acquire()  # until it is done, or ours to do
             if not commit.done:
                 self._lead(commit)
         except BaseException:
-            self._withdraw(commit)
+            self._settle(commit)  # if another thread is publishing it already, that goes on
             raise
         if (error := commit.error) is not None:
             commit.error = None  # or the traceback would hold on to itself
@@ -174,29 +176,44 @@ class Writer:
                 del error
         return Appended(commit.position, tuple([one.id_text for one in commit.ready]))
 
-    def _withdraw(self, commit: _Commit) -> None:
-        """Ctrl-C came while it waited. If another thread is publishing it already, that goes on."""
-        with self._mutex:
-            if commit in self._queue:
-                self._queue.remove(commit)
-                if commit.leads:
-                    self._hand_over()
-
-    def _hand_over(self) -> None:
-        """The lead goes to the first in the queue. The mutex is held."""
-        self._leading = bool(self._queue)
-        if self._queue:
-            wake = self._queue[0].wake
-            assert wake is not None
-            self._queue[0].leads = True
-            wake.release()
+    def _settle(self, commit: _Commit) -> None:
+        """Take `commit` out of the queue. If it led, tell the threads of its batch, and the first in the
+        queue has the lead. A Ctrl-C in the middle of this would leave them waiting for ever: so it goes on.
+        """
+        interrupt, settled = None, False
+        while not settled:
+            try:
+                with self._mutex:
+                    if commit in self._queue:
+                        self._queue.remove(commit)
+                    for one in commit.batch:
+                        if not one.done:
+                            if one.position < 0 and one.error is None:
+                                one.error = _for_another(interrupt or KeyboardInterrupt())
+                            one.done = True
+                            if one.wake is not None and one is not commit:
+                                one.wake.release()
+                    heir = self._queue[0] if self._queue else None
+                    settled = True  # no call comes between this and the release: nor can an interrupt
+                    if commit.leads:
+                        commit.leads = False
+                        self._leading = heir is not None
+                        if heir is not None:
+                            heir.leads = True
+                            if heir.wake is not None:  # else it was interrupted as it came, and passes the lead on
+                                heir.wake.release()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        commit.batch = []
+        if interrupt is not None:
+            raise interrupt
 
     def _lead(self, first: _Commit) -> None:
         """Publish `first` and what else is ready, tell their threads, and pass the lead on."""
-        batch: list[_Commit] = []
+        batch = first.batch = [first]
         try:
             with self._mutex:
-                batch.append(self._queue.pop(0))
+                self._queue.remove(first)  # it is the first there
                 rows = len(first.ready)
                 while self._queue and _joins(first) and _joins(self._queue[0]):
                     rows += len(self._queue[0].ready)
@@ -210,23 +227,16 @@ class Writer:
             for commit in batch:
                 if commit.position < 0 and commit.error is None:
                     commit.error = error if commit is first else _for_another(error)
-            if not isinstance(error, LedgerError):  # it may have come after the link: the next number is not known
-                self._renew()
-            if not batch:
-                raise
+            if not isinstance(error, (Conflict, NotAppended, Unknown)):
+                self._renew()  # it may have come after the link: the next number is not known
         finally:
-            if batch:
-                with self._mutex:
-                    for commit in batch:
-                        commit.done = True
-                        if commit.wake is not None and commit is not first:
-                            commit.wake.release()
-                    self._hand_over()
+            self._settle(first)
 
     # ── one commit ──
 
     def _write(self, batch: list[_Commit]) -> None:
         """Make the rows and bring them into the log. Sets each commit's position or error."""
+        disk.need_folder(self._tmp)
         before = self._sequence
         # One search through all that is new: a token is rare, and to search each event costs eight times as much.
         suspicious = secrets.find(b"\n".join([one.data for commit in batch for one in commit.ready]))
@@ -242,6 +252,7 @@ class Writer:
         if not mine:
             return
         first = mine[0]
+        first.looked = self.log.size
         if first.again and (found := self._already(first, None)) is not None:
             first.position, self._sequence = found, before
             return
@@ -266,7 +277,10 @@ class Writer:
         """The rows are in the log, durably, when this returns: by our own hand or by that of another
         process that was publishing. `places` then holds the position of each leaf."""
         rows = [row for commit in mine for row in commit.rows]
-        joint, joins = self._joint, _joins(mine[0]) and len(rows) <= MAX_ROWS
+        # Rows with ids that the caller knows are not left to others: a repetition by another process must find
+        # them as soon as this one is dead.
+        given = any(one.draft.event_id for commit in mine for one in commit.ready)
+        joint, joins = self._joint, _joins(mine[0]) and len(rows) <= MAX_ROWS and not given
         since = self.log.size
         turn, said = joint.enter(), ""
         if not turn and joins and (said := joint.wait(rows, since)):
@@ -307,7 +321,7 @@ class Writer:
             # From here on `advance` tells of it; before, who published it may have died without an answer.
             if (lately := log.lately(request.since)) is None or mark in lately:
                 places[mark] = 0
-        checked = first.expect.size if first.expect else log.size
+        checked = first.expect.size if first.expect else 0
         temporary, together = None, list(others)
         try:
             while True:
@@ -326,12 +340,12 @@ class Writer:
                     temporary.discard()
                     temporary = None
                     continue
-                if first.expect:
-                    self._refuse_conflict(first.expect, checked)
-                elif first.again and (found := self._already(first, checked)) is not None:
+                if first.again and (found := self._already(first, first.looked)) is not None:
                     places[own] = found
                     return
-                checked = position
+                if first.expect:
+                    self._refuse_conflict(first.expect, checked)
+                checked = first.looked = position
                 folder = self._prepare_shard(position)
                 path = layout.segment_path(root, position)
                 if temporary.link(path):
@@ -343,10 +357,14 @@ class Writer:
                     # No reader would see what is published there, so it is taken back before it is acknowledged.
                     if log.packed_to() <= position:
                         break
+                    # If it was packed just now instead, that pack must be durable before the name is not.
+                    self._sync(os.path.join(root, "pack"), position)
                     disk.remove(path)
                     temporary.discard()  # a file that lost its only name can get no other
                     temporary = None
             log.step(position, segment.seal_of(data), every)
+            if places[own] < 0:  # an interrupt came while another thread took a step: it all has to be read again
+                log.advance()
             for request in together:
                 request.answer()
         finally:
@@ -355,12 +373,16 @@ class Writer:
 
     def _confirm(self, position: int) -> None:
         """Make durable what another process has published at `position`, in whichever folder it lies."""
-        first = max(0, position - segment.LEAVES_MAX)
+        first = max(0, position - _GROUP_ROWS)  # a commit that holds more rows holds those of one caller
+        for base in {first >> layout.SHARD_BITS, position >> layout.SHARD_BITS}:
+            path = layout.shard_path(self.log.root, base << layout.SHARD_BITS)
+            if os.path.isdir(path):
+                self._sync(path, position)
+
+    def _sync(self, folder: str, position: int) -> None:
+        """Make the names in a folder durable that the commit at `position` needs. Raises Unknown."""
         try:
-            for base in {first >> layout.SHARD_BITS, position >> layout.SHARD_BITS}:
-                path = layout.shard_path(self.log.root, base << layout.SHARD_BITS)
-                if os.path.isdir(path):
-                    disk.sync_folder(path)
+            disk.sync_folder(folder)
         except OSError as error:
             said = f"commit {position} was published but may not survive a power cut: {disk.plain(error)}"
             self._broken = said
@@ -382,6 +404,7 @@ class Writer:
                 at: int = ids.index(wanted[0])
                 if ids[at : at + len(wanted)] != wanted:
                     raise UsageError(f"event {id_text(wanted[0])} is in the log, but with other events")
+                self._confirm(position + at)  # who published it may have died before that
                 return position + at
         return None
 
@@ -429,7 +452,9 @@ class Writer:
             disk.make_folder(path)
             # The names before this one must be durable before anything follows them. The last of them
             # need not lie in the shard before: a large commit may reach over several.
-            if (last := self.log.last_base) is not None and last >> layout.SHARD_BITS != shard:
+            if (last := self.log.last_base) is None and position:
+                disk.sync_folder(os.path.join(self.log.root, "pack"))  # it begins where the packs end
+            elif last is not None and last >> layout.SHARD_BITS != shard:
                 disk.sync_folder(layout.shard_path(self.log.root, last))
             self._folder = disk.Folder(path)
         except OSError as error:

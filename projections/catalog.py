@@ -1,9 +1,10 @@
 """The tables: one SQL file each, with its head comment as documentation, in an order that is derived.
 
 A head gives what the table is for, `kind` (table: built and kept; view: read through), `key` (columns
-that identify a row, and its total order) and, for a table, `scope`: the column (run or experiment)
+that identify a row, and its total order) and, for a table, `scope`: the column (run, experiment or record)
 such that a row depends only on source rows of the same scope. That is what makes incremental
-building right: when events touch some runs, only the rows of those runs are made again.
+building right: when events touch some runs, only the rows of those runs are made again. Records are
+judged by what all of them show together, so an event of one of them touches all.
 
 A table's file names its sources bare (`run_started`, `runs`); the engine decides which of their
 rows it sees. A view's file names `facts.…` because it always sees all.
@@ -23,6 +24,13 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 
 ESTIMATES = "estimates"  # the relation that estimates.py makes for effects.sql
+AUDITED = "audited"  # the relation that claims.py makes for claim_audit.sql
+MADE_FROM = {  # what the relations that Python makes are made from, each sorted by its key
+    ESTIMATES: ("experiments", "paired_differences"),
+    AUDITED: (
+        "records", "record_seeds", "seed_sources", "lineage", "leaderboard", "record_tests", "record_selections",
+    ),
+}  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -56,8 +64,8 @@ def tables() -> tuple[Table, ...]:
 
 
 def _through(reads: frozenset[str]) -> set[str]:
-    """What the estimates are made from counts as read by whoever reads the estimates."""
-    return {"paired_differences", "experiments"} if ESTIMATES in reads else set()
+    """What Python makes a relation from counts as read by whoever reads the relation."""
+    return {source for made, sources in MADE_FROM.items() if made in reads for source in sources}
 
 
 def parse(name: str, text: str) -> Table:

@@ -28,13 +28,15 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
-from projections import catalog, staging
+from projections import catalog, claims, staging
 from projections.digest import parts_digest
 from projections.estimates import SCHEMA as ESTIMATES_SCHEMA
 from projections.estimates import estimate
 
 KEEP = 8  # caches of other heads that are kept
 _STEP = 200_000  # events staged in one transaction
+_SCOPES = ("run", "experiment", "record")
+_MADE = {catalog.ESTIMATES: ESTIMATES_SCHEMA, catalog.AUDITED: claims.SCHEMA}  # the relations that Python makes
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -188,9 +190,10 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("BEGIN")
     staging.create(connection)
     connection.execute("CREATE TABLE staged.meta (body VARCHAR)")
-    connection.execute("CREATE TEMP TABLE dirty_run (run VARCHAR)")
-    connection.execute("CREATE TEMP TABLE dirty_experiment (experiment VARCHAR)")
-    connection.register(catalog.ESTIMATES, ESTIMATES_SCHEMA.empty_table())
+    for scope in _SCOPES:
+        connection.execute(f"CREATE TEMP TABLE dirty_{scope} ({scope} VARCHAR)")
+    for made, schema in _MADE.items():
+        connection.register(made, schema.empty_table())
     for table in catalog.tables():
         if table.kind == "view":
             connection.execute(f"CREATE VIEW main.{table.name} AS {table.sql}")
@@ -198,17 +201,18 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
             _scope(connection, table, all_rows=True)
             connection.execute(f"CREATE TABLE main.{table.name} AS SELECT * FROM ({table.sql}) LIMIT 0")
             _unscope(connection, table)
-    connection.unregister(catalog.ESTIMATES)
+    for made in _MADE:
+        connection.unregister(made)
     _remember(connection, Frontier())
     connection.execute("COMMIT")
-    connection.execute("DROP TABLE temp.dirty_run")
-    connection.execute("DROP TABLE temp.dirty_experiment")
+    for scope in _SCOPES:
+        connection.execute(f"DROP TABLE temp.dirty_{scope}")
 
 
 def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier, head: Head) -> bool:
     """Stage and project up to `head`. False, with nothing changed, when the log is of another history."""
-    connection.execute("CREATE OR REPLACE TEMP TABLE dirty_run (run VARCHAR)")
-    connection.execute("CREATE OR REPLACE TEMP TABLE dirty_experiment (experiment VARCHAR)")
+    for scope in _SCOPES:
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE dirty_{scope} ({scope} VARCHAR)")
     first = frontier.size
     connection.execute("BEGIN")
     try:
@@ -250,11 +254,22 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         """INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.run_started
         WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
     )
+    # Records share their noise and their pull requests: a reading of one changes what the others show.
+    for name in ("record_extracted", "leaderboard_extracted"):
+        if connection.execute(f"SELECT 1 FROM staged.{name} WHERE {touched} LIMIT 1").fetchall():
+            connection.execute(
+                """INSERT INTO dirty_record SELECT '' UNION
+                    SELECT record FROM staged.record_extracted UNION SELECT record FROM main.claim_audit"""
+            )
+            break
 
 
 def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
-    if catalog.ESTIMATES in table.reads:
+    made = table.reads & _MADE.keys()
+    if catalog.ESTIMATES in made:
         _estimate(connection, all_rows)
+    if catalog.AUDITED in made:
+        _audit(connection)
     _scope(connection, table, all_rows)
     connection.execute(
         f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
@@ -262,8 +277,8 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
     # No table reads itself, so its own name is not among the views that hide others.
     connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
     _unscope(connection, table)
-    if catalog.ESTIMATES in table.reads:
-        connection.unregister(catalog.ESTIMATES)
+    for name in made:
+        connection.unregister(name)
 
 
 def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
@@ -274,6 +289,19 @@ def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
         f"SELECT * FROM main.paired_differences {where} ORDER BY experiment, intervention, seed"
     ).to_arrow_table()
     connection.register(catalog.ESTIMATES, estimate(plans.to_pylist(), pairs.to_pylist()))
+
+
+def _audit(connection: duckdb.DuckDBPyConnection) -> None:
+    """Recompute what the records claim, all of it or nothing, and offer the rows as the relation `audited`."""
+    if not connection.execute("SELECT 1 FROM dirty_record LIMIT 1").fetchall():
+        connection.register(catalog.AUDITED, claims.SCHEMA.empty_table())
+        return
+    keys = {table.name: ", ".join(table.key) for table in catalog.tables()}
+    given = [
+        connection.sql(f"SELECT * FROM main.{name} ORDER BY {keys[name]}").to_arrow_table().to_pylist()
+        for name in catalog.MADE_FROM[catalog.AUDITED]
+    ]
+    connection.register(catalog.AUDITED, claims.audit(*given))
 
 
 def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
@@ -295,7 +323,7 @@ def _unscope(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> Non
 
 def _sources(table: catalog.Table) -> list[tuple[str, str]]:
     names = {other.name for other in catalog.tables()}
-    return [(source, "main" if source in names else "facts") for source in sorted(table.reads - {catalog.ESTIMATES})]
+    return [(source, "main" if source in names else "facts") for source in sorted(table.reads - _MADE.keys())]
 
 
 # ── files ──

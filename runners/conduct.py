@@ -13,12 +13,11 @@ import secrets as random
 import signal
 import time
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from ledger import canonical, events, layout, points, spool
+from ledger import events, layout, points, spool
 from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.writer import Draft
@@ -26,7 +25,14 @@ from runners.alone import no_interrupt, only_one, signals_interrupt
 from runners.cells import Cell, Kept, Outcome, Runner, Surroundings
 from runners.plan import Plan, PlanArm
 from runners.recording import Sink, judged, metric_name, one_line, outcome_event
-from runners.registration import Registered, base_fingerprint, cell_fingerprint, noise_class, register
+from runners.registration import (
+    Registered,
+    base_fingerprint,
+    cell_fingerprint,
+    experiment_id,
+    noise_class,
+    register,
+)
 
 _DONE = ("ok", "crash", "diverged", "timeout", "oom", "no_metric")  # outcomes; the others are to be run again
 
@@ -71,7 +77,7 @@ def conduct(
     """
     around = runner.surroundings()
     base = base_fingerprint(plan, runner, around)
-    experiment = sha256(canonical.encode([plan.name, base, plan.metric])).hexdigest()[:16]
+    experiment = experiment_id(plan, base)
     with only_one(log, experiment):
         registered = register(log, plan, runner, base, experiment, around)
         session = _Session(log, plan, runner, around, base, experiment, registered)

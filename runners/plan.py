@@ -12,6 +12,17 @@ line when it does not say what it must. It holds no result and touches nothing b
     seeds = "0-2"             # or [0, 1, 2]
     timeout = 600             # seconds for one run
 
+    track = "confirm"         # default; what "explore" finds is a suggestion for a plan with fresh seeds
+    tuning_seeds = "100-102"  # seeds that chose something; none of them may confirm it
+    stopping = "fixed"        # default: one look, at all seeds; or "looks", or "anytime" (e-values)
+    looks = [3, 5, 8]         # "looks": seeds per arm at each, the last being the end
+    n_max = 12                # "anytime": seeds per arm at most
+    tau = 0.01                # prior sd of effects for e-values; default delta
+    policy = "paired-pooled"  # decision rule; default: the ledger's
+    pair_tier = "seed"        # default; what two runs of one seed share: fork, rerun, seed, none
+    estimand = "fixed_step"   # default; or "wallclock", the effect on speed included
+    platform = "8xH100"       # noise class: where (default: this machine's kind); scale and stage are further keys
+
     [trainer]                 # the built-in GPT: settings that all arms share
     steps = 150
     # or
@@ -25,6 +36,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     name = "gelu"
     set = { activation = "gelu" }     # trainer settings; for a script: env = { … }, args = [ … ]
     predict = "better"                # or "worse"; default "different"
+    effect = -0.02                    # the size that is foreseen, with its sign; only told, never a gate
 """
 
 from __future__ import annotations
@@ -34,8 +46,9 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -43,9 +56,12 @@ import msgspec
 from ledger import canonical, events
 from ledger.errors import UsageError
 
+TRAINER_METRICS = ("val_bpb", "val_loss", "train_loss")  # of the built-in GPT; lower is better
+MAX_SEEDS = 10_000
 MAX_PLAN_BYTES = 16 * 1024  # the text is kept in the event
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+=,:/^*-]{0,79}")
 _NAMES = "a name begins with A-Z, a-z or 0-9, then may also have spaces and _.+-=,:/^*, 80 characters in all"
+_PLATFORM = re.compile(r"[!-~](?:[ -~]{0,98}[!-~])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -54,6 +70,7 @@ class PlanArm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: str
     predict: Literal["better", "worse", "different"] = "different"
+    effect: float | None = None
     env: dict[str, str] = {}
     args: tuple[str, ...] = ()
     set: dict[str, Any] = {}
@@ -90,6 +107,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stage: events.Stage = "train"
     estimand: Literal["wallclock", "fixed_step"] = "fixed_step"
     scale: str = ""
+    platform: str = ""
+    track: Literal["confirm", "explore"] = "confirm"
+    tuning_seeds: tuple[int, ...] = ()
+    stopping: Literal["fixed", "looks", "anytime"] = "fixed"
+    looks: tuple[int, ...] = ()
+    n_max: int | None = None
+    tau: float | None = None
+    policy: str = ""
     trainer: dict[str, Any] | None = None
     script: Script | None = None
     text: str = ""  # as the user wrote it; never a key of the file
@@ -97,6 +122,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def control(self) -> PlanArm:
         return self.arm[0]
+
+    @property
+    def most_seeds(self) -> int | None:
+        """Seeds of every arm at most, by the stopping rule; None where it sets no end."""
+        return {"fixed": len(self.seeds), "looks": max(self.looks, default=0), "anytime": self.n_max}[self.stopping]
+
+    def says(self, effect: float) -> Literal["better", "worse"]:
+        """What an effect of this sign is called."""
+        return "better" if (effect < 0) == (self.direction == "lower") else "worse"
 
     def cells(self) -> list[tuple[PlanArm, int]]:
         """Every (arm, seed), interleaved by seed, the arms' order turning with it: what drifts in a
@@ -133,12 +167,31 @@ def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = Non
     if "seeds" not in said:
         raise UsageError(f'{where}: no seeds; give for example seeds = "0-2" (three runs of every arm)')
     said["seeds"] = parse_seeds(said["seeds"], where)
+    if "tuning_seeds" in said:
+        said["tuning_seeds"] = parse_seeds(said["tuning_seeds"], f"{where}: tuning_seeds")
+    if "looks" in said:
+        said.setdefault("stopping", "looks")
     try:
         plan = msgspec.convert({**said, "text": text}, Plan)
     except msgspec.ValidationError as error:
         raise UsageError(f"{where}: {_readable(error)}") from None
     _check(plan, where)
+    _check_design(plan, where)
+    for path, number in _unbounded(raw):
+        raise UsageError(f"{where}: {path!r} is {number}; a plan holds finite numbers only")
     return plan
+
+
+def _unbounded(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """NaN and infinities anywhere in plain data, and where they stand."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unbounded(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _unbounded(item, f"{path}[{index}]")
 
 
 def _texts(table: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +285,82 @@ def _check(plan: Plan, where: str) -> None:
                 refuse(f"{variable} is set by ledger run itself; an arm cannot")
 
 
+def _check_design(plan: Plan, where: str) -> None:
+    """What is said of seeds, looks and hypotheses must fit together."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"{where}: {message}")
+
+    if both := [seed for seed in plan.seeds if seed in set(plan.tuning_seeds)]:
+        refuse(f"seed {both[0]} is also a tuning seed: what was used to choose cannot confirm the choice")
+    if plan.looks and plan.stopping != "looks":
+        refuse(f'looks are for stopping = "looks", not {plan.stopping!r}')
+    if plan.stopping == "looks":
+        if len(plan.looks) < 2 or plan.looks[0] < 2 or any(b <= a for a, b in pairwise(plan.looks)):
+            refuse(f"looks must be at least two rising numbers of seeds from 2, not {list(plan.looks)}")
+        if len(plan.seeds) > plan.looks[-1]:
+            refuse(f"the last look is at {plan.looks[-1]} seeds, and the plan has {len(plan.seeds)}")
+    if plan.n_max is not None:
+        if plan.stopping != "anytime":
+            refuse(f'n_max is for stopping = "anytime"; with {plan.stopping!r} the plan says its end already')
+        if plan.n_max < max(2, len(plan.seeds)):
+            refuse(f"n_max must be at least the plan's {len(plan.seeds)} seeds and 2, not {plan.n_max}")
+    if (plan.most_seeds or 0) > MAX_SEEDS:
+        refuse(f"the plan may come to {plan.most_seeds} seeds; a plan has at most {MAX_SEEDS:,}")
+    if plan.tau is not None and not 0 < plan.tau < math.inf:
+        refuse(f"tau must be a number above 0 (the prior sd of effects), not {plan.tau}")
+    if plan.policy and not _NAME.fullmatch(plan.policy):
+        refuse(f"policy {plan.policy!r}: {_NAMES}")
+    if plan.platform and not _PLATFORM.fullmatch(plan.platform):
+        refuse(f"platform {plan.platform!r} must be one line of at most 100 ASCII characters")
+    if plan.trainer is not None:
+        if plan.metric not in TRAINER_METRICS:
+            close = difflib.get_close_matches(plan.metric, TRAINER_METRICS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it tells {', '.join(TRAINER_METRICS)}"
+            refuse(f"the trainer tells no metric {plan.metric!r}; {hint}")
+        if plan.direction == "higher":
+            refuse(f'direction = "higher" contradicts the metric: of {plan.metric} lower is better')
+    for arm in plan.arm:
+        if arm is plan.control and (arm.predict != "different" or arm.effect is not None):
+            refuse(f"arm {arm.name!r} is the control, which the others are compared with: it has no hypothesis")
+        if arm.effect is None:
+            continue
+        if not math.isfinite(arm.effect) or arm.effect == 0:
+            refuse(f"arm {arm.name!r}: effect must be a number other than 0, not {arm.effect}")
+        if arm.predict != "different" and arm.predict != (found := plan.says(arm.effect)):
+            refuse(
+                f"arm {arm.name!r}: predict = {arm.predict!r} contradicts effect = {arm.effect:+g}, "
+                f"which is {found} where {plan.direction} is better"
+            )
+
+
+_LOWER = re.compile(r"(?i)(?:.*[^a-z])?(?:bpb|bpc|loss|nll|ppl|perplexity|error|wer)")
+_HIGHER = re.compile(r"(?i)(?:.*[^a-z])?(?:acc|accuracy|f1|bleu|rouge|auc|reward)")
+
+
+def check_hypotheses(plan: Plan, where: str) -> None:
+    """What only a plan that is registered for itself must have: something that its runs could show.
+
+    `ledger run` is used for a single run, too. Raises UsageError.
+    """
+    if len(plan.arm) < 2:
+        raise UsageError(
+            f"{where}: a plan with one arm has no hypothesis; add an [[arm]] to compare with the control"
+        )
+    if len(plan.seeds) < 2:
+        raise UsageError(f"{where}: one seed cannot tell an effect from noise; give at least two, for example 0-2")
+    for pattern, better in ((_LOWER, "lower"), (_HIGHER, "higher")):
+        if pattern.fullmatch(plan.metric) and plan.direction != better:
+            raise UsageError(
+                f"{where}: direction = {plan.direction!r} contradicts the hypotheses: of {plan.metric} {better} is "
+                f"better, so {_first_claim(plan)} would mean the opposite"
+            )
+
+
+def _first_claim(plan: Plan) -> str:
+    return next((f"{arm.name} {arm.predict}" for arm in plan.arm if arm.predict != "different"), "'better'")
+
+
 def parse_seeds(seeds: Any, where: str) -> tuple[int, ...]:
     """Seeds from "0-2", "0,1,5" or a list of integers. Raises UsageError for none, doubles, or nonsense."""
     found: list[int] = []
@@ -243,8 +372,8 @@ def parse_seeds(seeds: Any, where: str) -> tuple[int, ...]:
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 raise UsageError(f"{where}: the range of seeds {part} runs backwards; write {last}-{first}")
-            if last - first >= 10_000:
-                raise UsageError(f"{where}: {part} is {last - first + 1} seeds; a plan has at most 10,000")
+            if last - first >= MAX_SEEDS:
+                raise UsageError(f"{where}: {part} is {last - first + 1} seeds; a plan has at most {MAX_SEEDS:,}")
             found += range(first, last + 1)
     elif isinstance(seeds, Sequence) and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
         found = list(seeds)

@@ -2,13 +2,15 @@
 
 Two fingerprints decide what may be compared and what need not be run again: the *base* is all that
 the arms have in common, the *cell* is one measurement within it. A changed plan under the same name
-and base is an amendment of the same experiment, and shows as one.
+and base is an amendment of the same experiment: it is registered again, together with `plan.amended`,
+which says what changed and why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -57,62 +59,139 @@ def cell_fingerprint(base: str, arm: PlanArm, seed: int) -> str:
 
 def noise_class(plan: Plan, around: Surroundings) -> events.NoiseClass:
     return events.NoiseClass(
-        platform=around.hardware_class, scale=plan.scale or "unstated", metric=plan.metric, stage=plan.stage
+        platform=plan.platform or around.hardware_class,
+        scale=plan.scale or "unstated",
+        metric=plan.metric,
+        stage=plan.stage,
     )
 
 
-def register(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, around: Surroundings) -> Registered:
-    """Append the registration unless it is there. Raises UsageError for a change that no amendment may make."""
+def experiment_id(plan: Plan, base: str) -> str:
+    """Plans of one name, base and metric are one experiment."""
+    return sha256(canonical.encode([plan.name, base, plan.metric])).hexdigest()[:16]
+
+
+class Standing(NamedTuple):
+    """What registering a plan would do at a head of `position` events."""
+
+    position: int
+    wanted: events.ExperimentRegistered
+    known: list[Registered]  # registrations so far
+    changes: tuple[events.PlanChange, ...]  # against the newest of them; none where it says the same
+
+    @property
+    def added(self) -> tuple[set[int], set[str]]:
+        """Seeds and arms that no registration had before."""
+        seeds, arms = self._before
+        return {*self.wanted.seeds} - seeds, {arm.name for arm in self.wanted.arms} - arms
+
+    @property
+    def left_out(self) -> tuple[set[int], set[str]]:
+        """Seeds and arms that a registration had and this plan has not. They stay in the pairs and the family."""
+        seeds, arms = self._before
+        return seeds - {*self.wanted.seeds}, arms - {arm.name for arm in self.wanted.arms}
+
+    @property
+    def look(self) -> int:
+        """1, and one more for every time that seeds were added, this time included."""
+        seen: set[int] = set()
+        looks = 0
+        for event in (*(registered.event for registered in self.known), self.wanted):
+            looks += not seen.issuperset(event.seeds)
+            seen.update(event.seeds)
+        return looks
+
+    @property
+    def _before(self) -> tuple[set[int], set[str]]:
+        return (
+            {seed for registered in self.known for seed in registered.event.seeds},
+            {arm.name for registered in self.known for arm in registered.event.arms},
+        )
+
+
+def standing(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, around: Surroundings) -> Standing:
+    """Compare a plan with what is registered; appends nothing.
+
+    Raises UsageError for a change that no amendment may make, and for seeds that chose something before.
+    """
+    position = log.head().position
+    known = _registrations(log, position, f"experiment/{experiment}")
+    wanted = _event(plan, runner, base, experiment, around, known[-1] if known else None)
+    if (size := len(canonical.encode(wanted))) > MAX_PLAN_EVENT:
+        raise UsageError(
+            f"the plan takes {size} bytes as an event, at most {MAX_PLAN_EVENT} are possible: it has "
+            f"{len(plan.seeds)} seeds and {len(plan.arm)} arms; have fewer, or shorter commands and settings"
+        )
+    _refuse_change([registered.event for registered in known], wanted)
+    found = Standing(position, wanted, known, _changes(known[-1].event, wanted) if known else ())
+    if fresh := found.added[0]:
+        _refuse_used(log, position, wanted, fresh)
+    return found
+
+
+def register(
+    log: Log, plan: Plan, runner: Runner, base: str, experiment: str, around: Surroundings, reason: str = ""
+) -> Registered:
+    """Append the registration unless it is there, and with it, for an amendment, `reason` and what changed.
+
+    Raises UsageError as `standing`.
+    """
     stream = f"experiment/{experiment}"
     for _ in range(5):
-        head = log.head()
-        known = _registrations(log, head.position, stream)
-        earlier = known[-1] if known else None
-        wanted = events.ExperimentRegistered(
-            experiment=experiment,
-            name=plan.name,
-            family=f"{plan.name}/{experiment[:8]}",
-            question=plan.question,
-            runner=runner.name,
-            command=plan.script.command if plan.script else (),
-            plan=plan.text,
-            plan_digest=sha256(plan.text.encode()).hexdigest(),
-            base=base,
-            metric=plan.metric,
-            direction=plan.direction,
-            delta=plan.delta,
-            alpha=plan.alpha,
-            estimand=plan.estimand,
-            seeds=plan.seeds,
-            seed_role=plan.seed_role,
-            control=plan.control.name,
-            arms=tuple(arm_event(plan, runner, arm) for arm in plan.arm),
-            hypotheses=tuple(events.Hypothesis(arm.name, arm.predict) for arm in plan.arm[1:]),
-            pair_tier=plan.pair_tier,
-            noise_class=noise_class(plan, around),
-            stopping="fixed",
-            looks=(len(plan.seeds),),
-            tau=None,
-            n_max=len(plan.seeds),
-            policy=POLICY,
-            timeout=plan.timeout,
-            amends=earlier.event_id if earlier else None,
-        )
-        if (size := len(canonical.encode(wanted))) > MAX_PLAN_EVENT:
-            raise UsageError(
-                f"the plan takes {size} bytes as an event, at most {MAX_PLAN_EVENT} are possible: it has "
-                f"{len(plan.seeds)} seeds and {len(plan.arm)} arms; have fewer, or shorter commands and settings"
+        found = standing(log, plan, runner, base, experiment, around)
+        drafts = [Draft(stream, found.wanted)]
+        if found.known:
+            earlier = found.known[-1]
+            if not found.changes:
+                return earlier
+            amended = events.PlanAmended(
+                experiment=experiment, amends=earlier.event_id, changes=found.changes, reason=reason
             )
-        _refuse_change([registered.event for registered in known], wanted)
-        # Comments and spaces of the plan's text are not a change of the plan.
-        if earlier and _substance(earlier.event) == _substance(wanted):
-            return earlier
+            drafts.append(Draft(stream, amended))
         try:
-            made = log.writer.append([Draft(stream, wanted)], Expect(stream, head.position))
+            made = log.writer.append(drafts, Expect(stream, found.position))
         except Conflict:
             continue  # somebody registered at this moment: look again, it may be the same plan
-        return Registered(wanted, made.event_ids[0])
+        return Registered(found.wanted, made.event_ids[0])
     raise Conflict(f"experiment {plan.name} is being registered by several processes at once; try again")
+
+
+def _event(
+    plan: Plan, runner: Runner, base: str, experiment: str, around: Surroundings, earlier: Registered | None
+) -> events.ExperimentRegistered:
+    """The plan as its registration has it. What it does not say of its rule stays as it was registered."""
+    return events.ExperimentRegistered(
+        experiment=experiment,
+        name=plan.name,
+        family=f"{plan.name}/{experiment[:8]}",
+        question=plan.question,
+        runner=runner.name,
+        command=plan.script.command if plan.script else (),
+        plan=plan.text,
+        plan_digest=sha256(plan.text.encode()).hexdigest(),
+        base=base,
+        metric=plan.metric,
+        direction=plan.direction,
+        delta=plan.delta,
+        alpha=plan.alpha,
+        estimand=plan.estimand,
+        seeds=plan.seeds,
+        seed_role=plan.seed_role,
+        control=plan.control.name,
+        arms=tuple(arm_event(plan, runner, arm) for arm in plan.arm),
+        hypotheses=tuple(events.Hypothesis(arm.name, arm.predict, arm.effect) for arm in plan.arm[1:]),
+        pair_tier=plan.pair_tier,
+        noise_class=noise_class(plan, around),
+        stopping=plan.stopping,
+        looks=(len(plan.seeds),) if plan.stopping == "fixed" else plan.looks,
+        tau=plan.tau,
+        n_max=plan.most_seeds,
+        policy=plan.policy or (earlier.event.policy if earlier else POLICY),
+        timeout=plan.timeout,
+        amends=earlier.event_id if earlier else None,
+        track=plan.track,
+        tuning_seeds=plan.tuning_seeds,
+    )
 
 
 def _registrations(log: Log, position: int, stream: str) -> list[Registered]:
@@ -127,7 +206,22 @@ def _registrations(log: Log, position: int, stream: str) -> list[Registered]:
     return found
 
 
-FIXED = ("control", "delta", "alpha", "direction", "estimand", "seed_role", "pair_tier")
+FIXED = (
+    "control",
+    "delta",
+    "alpha",
+    "direction",
+    "estimand",
+    "seed_role",
+    "pair_tier",
+    "noise_class",
+    "track",
+    "tuning_seeds",
+    "stopping",
+    "tau",
+    "policy",
+)
+FOLLOW = ("looks", "n_max")  # of a plan with one look they follow from its seeds
 
 
 def _refuse_change(known: list[events.ExperimentRegistered], wanted: events.ExperimentRegistered) -> None:
@@ -137,12 +231,12 @@ def _refuse_change(known: list[events.ExperimentRegistered], wanted: events.Expe
     """
     if not known:
         return
-    for field in FIXED:
+    for field in (*FIXED, *(() if wanted.stopping == "fixed" else FOLLOW)):
         before, now = getattr(known[0], field), getattr(wanted, field)
         if before != now:
             raise UsageError(
-                f"plan {wanted.name!r} is registered with {field} {before!r}, not {now!r}; results may have been "
-                "seen since, so a changed plan needs a new name"
+                f"plan {wanted.name!r} is registered with {field} {_told(before)}, not {_told(now)}; results may "
+                "have been seen since, so a changed plan needs a new name"
             )
     arms = {arm.name: arm for event in known for arm in event.arms}
     for arm in wanted.arms:
@@ -152,7 +246,77 @@ def _refuse_change(known: list[events.ExperimentRegistered], wanted: events.Expe
                 f"arm {arm.name!r} of plan {wanted.name!r} is registered with other settings, and what it measured "
                 "stays under that name; give the changed arm a new one"
             )
+    claims = {claim.arm: claim for event in reversed(known) for claim in event.hypotheses}
+    for claim in wanted.hypotheses:
+        if claim.arm in claims and claims[claim.arm] != claim:
+            raise UsageError(
+                f"plan {wanted.name!r} is registered with the hypothesis that {_claim(claims[claim.arm])}, not "
+                f"{_claim(claim)}; results may have been seen since, so a changed plan needs a new name"
+            )
 
 
-def _substance(event: events.ExperimentRegistered) -> events.ExperimentRegistered:
-    return msgspec.structs.replace(event, plan="", plan_digest="", amends=None)
+def _refuse_used(log: Log, position: int, wanted: events.ExperimentRegistered, fresh: set[int]) -> None:
+    """A seed that chose something on this base, in a plan that tuned or explored, confirms nothing on it."""
+    if wanted.track != "confirm" or wanted.seed_role != "confirm":
+        return
+    gone = {
+        event.data.target
+        for event in log.events(as_of=position, types=("event.retracted",))
+        if isinstance(event.data, events.EventRetracted)
+    }
+    for event in log.events(as_of=position, types=("experiment.registered",)):
+        other = event.data
+        if not isinstance(other, events.ExperimentRegistered) or event.event_id in gone or other.base != wanted.base:
+            continue
+        chose = other.seed_role == "tuning" or other.track == "explore"
+        used = {*other.tuning_seeds, *(other.seeds if chose else ())} & fresh
+        if used and other.experiment != wanted.experiment:
+            raise UsageError(
+                f"seeds {ranges(used)} chose something on this base already (plan {other.name!r}, event "
+                f"{event.position}): they cannot confirm; give fresh seeds"
+            )
+
+
+def _changes(before: events.ExperimentRegistered, now: events.ExperimentRegistered) -> tuple[events.PlanChange, ...]:
+    """What differs, in the order of the fields. Comments and spaces of the plan's text are no change of the plan."""
+    return tuple(
+        events.PlanChange(field, _short(_told(old)), _short(_told(new)))
+        for field in now.__struct_fields__
+        if field not in ("plan", "plan_digest", "amends", *(FOLLOW if now.stopping == "fixed" else ()))
+        and (old := getattr(before, field)) != (new := getattr(now, field))
+    )
+
+
+def _told(value: Any) -> str:
+    """A field of a plan in a few words."""
+    match value:
+        case events.NoiseClass():
+            return f"{value.platform}, {value.scale}, {value.metric}, {value.stage}"
+        case [events.Arm(), *_]:
+            return ", ".join(arm.name for arm in value)
+        case [events.Hypothesis(), *_]:
+            return ", ".join(map(_claim, value))
+        case tuple() if all(type(item) is int for item in value):
+            return ranges(value) or "none"
+        case str():
+            return repr(value)
+    return str(value)
+
+
+def _claim(claim: events.Hypothesis) -> str:
+    return f"{claim.arm} {claim.predict}" + ("" if claim.effect is None else f" by {claim.effect:+g}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 2000 else f"{text[:2000]} …"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """0-2, 5: what numbers there are, in a few words."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)

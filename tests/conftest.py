@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
-from ledger import events, segment
+from ledger import events, records, segment
 from ledger.chain import Log
 from ledger.writer import Draft
 
@@ -16,6 +17,19 @@ from ledger.writer import Draft
 def _no_ledger_in_the_environment(monkeypatch):
     for name in ("LEDGER_HOME", "LEDGER_RUN_ID", "LEDGER_ACTOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _keys_of_all_tests(tmp_path_factory):
+    """No test may read or make a signing key of the user who runs the tests."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ.pop("LEDGER_CONFIG", None)
+
+
+@pytest.fixture(autouse=True)
+def _keys_of_this_test(monkeypatch, _keys_of_all_tests):
+    place = os.path.join(os.environ["XDG_CONFIG_HOME"], uuid.uuid4().hex)
+    monkeypatch.setenv("XDG_CONFIG_HOME", place)
 
 
 @pytest.fixture
@@ -109,7 +123,7 @@ def examples():
                 events.Arm(name="baseline", role="control"),
                 events.Arm(name="wide", role="treatment", env=(events.NameValue("WIDTH", "4"),), args=("--wide",)),
             ),
-            hypotheses=(events.Hypothesis(arm="wide", predict="better"),),
+            hypotheses=(events.Hypothesis(arm="wide", predict="better", effect=-0.002),),
             pair_tier="seed",
             noise_class=_NOISE,
             stopping="fixed",
@@ -119,6 +133,13 @@ def examples():
             policy="paired-t/1",
             timeout=60.0,
             amends=None,
+            tuning_seeds=(100,),
+        ),
+        events.PlanAmended(
+            experiment="e1",
+            amends="0" * 36,
+            changes=(events.PlanChange("seeds", "0-2", "0-4"),),
+            reason="two machines became free",
         ),
         events.RunStarted(
             run="r1",
@@ -244,6 +265,70 @@ def examples():
             artifact=None,
         ),
         events.EventRetracted(target="0" * 36, reason="the wrong data"),
+        events.LedgerRecovered(
+            action="quarantined",
+            path="log/00000000/0000000000000007.parquet",
+            position=7,
+            sha256=_HEX,
+            bytes=12,
+            kept="quarantine/7",
+            reason="does not end like a Parquet file",
+        ),
+        events.KeyAdded(key="c74f20a3", name="example/log", algorithm="ed25519", public_key=_HEX),
+        events.KeyRevoked(key="c74f20a3", reason="lost"),
+        records.RecordExtracted(
+            record="track/2025-01-01_A",
+            track="track",
+            repository=None,
+            parser="rules/1",
+            vocabulary=_HEX,
+            source_digest=_HEX,
+            sources=(records.SourceFile("README.md", _HEX, 12),),
+            part=1,
+            parts=1,
+            name="A",
+            format="B",
+            val_bpb=1.25,
+            val_bpb_evidence="README.md:1",
+            interventions=(
+                records.ReadIntervention(
+                    intervention="xsa",
+                    known=True,
+                    label="XSA on the last 4 layers",
+                    kind="architecture",
+                    status="new",
+                    level="4",
+                    delta_bpb=-0.002,
+                    delta_source="stated",
+                    evidence=("README.md:3",),
+                ),
+            ),
+            seeds=(records.ReadSeed(seed=0, val_bpb=1.25, source="readme", evidence="README.md:9"),),
+            ablations=(records.ReadAblation(change="no XSA", delta_bpb=0.002, evidence="README.md:12"),),
+            lineage=(records.ReadLineage(parent="PR #1", val_bpb=1.26, evidence="README.md:2"),),
+            flags=(records.ReadFlag(field="val_bpb", said=("1.25", "1.26"), reason="json and README differ"),),
+        ),
+        records.LeaderboardExtracted(
+            repository=None,
+            parser="rules/1",
+            source_digest=_HEX,
+            sources=(records.SourceFile("README.md", _HEX, 12),),
+            rows=(
+                records.LeaderboardRow(
+                    track="track",
+                    run="A",
+                    score=1.25,
+                    author="a",
+                    summary=None,
+                    date=None,
+                    record=None,
+                    evidence="README.md:30",
+                ),
+            ),
+        ),
+        records.ExtractionFailed(
+            record="track/B", path="README.md", reason="not UTF-8", parser="rules/1", source_digest=None
+        ),
     ]
     assert {type(one).TYPE for one in made} == set(events.TYPES)
     return made

@@ -25,7 +25,13 @@
 --   base: fingerprint of what is the same in all arms
 --   platform: where it is meant to run
 --   policy: the decision rule that was registered
---   amendments: registrations after the first
+--   track: confirm, or explore: what explores can suggest, not confirm
+--   stopping: fixed (one look), looks (as planned) or anytime (e-values)
+--   planned_looks: seeds per arm at each planned look, empty where none is planned
+--   tau: prior standard deviation of effects for e-values, null for delta
+--   tuning_seeds: seeds that chose something before, so that none of them confirms
+--   n_max: seeds of every arm at most by the stopping rule, null where it sets no end
+--   amendments: registrations after the first; the table amendments says what changed and why
 --   first_position: position of the first registration; a run before it is exploratory
 --   first_registered_at: time of the first registration
 --   registered_position: position of the newest registration
@@ -84,6 +90,13 @@ SELECT
     planned.base,
     planned.noise_class.platform AS platform,
     planned.policy,
+    coalesce(planned.track, 'confirm') AS track,
+    planned.stopping,
+    CASE WHEN planned.stopping = 'fixed' THEN looks.seed_count::VARCHAR ELSE array_to_string(planned.looks, ', ') END
+        AS planned_looks,
+    planned.tau,
+    array_to_string(coalesce(planned.tuning_seeds, []), ', ') AS tuning_seeds,
+    CASE WHEN planned.stopping = 'fixed' THEN looks.seed_count ELSE planned.n_max END AS n_max,
     newest.number - 1 AS amendments,
     planned.position AS first_position,
     planned.recorded_at AS first_registered_at,

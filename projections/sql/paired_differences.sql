@@ -14,7 +14,7 @@
 --   d: y_t minus y_c; negative is better where lower is better
 --   both_ok: whether the pair counts
 --   pending: whether one of the two has not run to an outcome yet
---   exploratory: whether one of the two began before the plan was registered
+--   exploratory: whether one of the two began before the plan, or the amendment, that has its arm and seed
 --   failures_t: runs of the treatment's cell that failed, also those that were run again
 --   failures_c: runs of the control's cell that failed
 --   reason_dropped: why the pair does not count, empty when it does
@@ -27,10 +27,17 @@ WITH registrations AS (
 ),
 
 planned AS (
-    SELECT DISTINCT arms.experiment, arms.first_control AS control, arms.first_tier AS pair_tier, arms.arm, seeds.seed
+    SELECT
+        arms.experiment,
+        arms.first_control AS control,
+        arms.first_tier AS pair_tier,
+        arms.arm,
+        seeds.seed,
+        min(arms.position) AS position
     FROM (SELECT experiment, position, first_control, first_tier, unnest(arms).name AS arm FROM registrations) AS arms
     INNER JOIN (SELECT experiment, position, unnest(seeds) AS seed FROM registrations) AS seeds
         ON seeds.experiment = arms.experiment AND seeds.position = arms.position
+    GROUP BY arms.experiment, arms.first_control, arms.first_tier, arms.arm, seeds.seed
 ),
 
 -- A finite value is part of being ok.
@@ -42,7 +49,6 @@ outcomes AS (
         run,
         value,
         started_position,
-        started_after_registration,
         CASE WHEN status = 'ok' AND (value IS NULL OR NOT isfinite(value)) THEN 'diverged' ELSE status END AS status
     FROM runs
     WHERE experiment IS NOT NULL AND seed IS NOT NULL
@@ -75,8 +81,8 @@ SELECT
     y_t - y_c AS d,
     y_t IS NOT NULL AND y_c IS NOT NULL AS both_ok,
     coalesce(treatment.pending, true) OR coalesce(control.pending, true) AS pending,
-    coalesce(NOT treatment.started_after_registration, false)
-    OR coalesce(NOT control.started_after_registration, false) AS exploratory,
+    coalesce(treatment.started_position < planned.position, false)
+    OR coalesce(control.started_position < planned_control.position, false) AS exploratory,
     coalesce(treatment.failures, 0) AS failures_t,
     coalesce(control.failures, 0) AS failures_c,
     CASE
@@ -91,5 +97,9 @@ LEFT JOIN cells AS treatment
     ON treatment.experiment = planned.experiment AND treatment.arm = planned.arm AND treatment.seed = planned.seed
 LEFT JOIN cells AS control
     ON control.experiment = planned.experiment AND control.arm = planned.control AND control.seed = planned.seed
+LEFT JOIN planned AS planned_control
+    ON planned_control.experiment = planned.experiment
+    AND planned_control.arm = planned.control
+    AND planned_control.seed = planned.seed
 WHERE planned.arm <> planned.control
 ORDER BY planned.experiment, planned.arm, planned.seed

@@ -18,7 +18,8 @@
 --   seeds: how many scores of seeds
 --   ablations: how many ablations
 --   lineage: how many declared parents
---   flags: how many contradictions
+--   flags: how many contradictions, and what could not be used
+--   unusable: how many of them are files that could not be used, or not whole, and values that are no numbers
 --   recorded_at: when it was recorded
 WITH parts AS (
     SELECT
@@ -29,7 +30,11 @@ WITH parts AS (
         len(seeds) AS n_seeds,
         len(ablations) AS n_ablations,
         len(lineage) AS n_lineage,
-        len(flags) AS n_flags
+        len(flags) AS n_flags,
+        len(
+            list_filter(flags, lambda flag: flag.field IN ('source', 'submission')
+                OR flag.reason = 'not a finite number')
+        ) AS n_unusable
     FROM facts.record_extracted
 ),
 
@@ -42,7 +47,8 @@ whole AS (
         list_sum(list(n_seeds ORDER BY part))::BIGINT AS seeds,
         list_sum(list(n_ablations ORDER BY part))::BIGINT AS ablations,
         list_sum(list(n_lineage ORDER BY part))::BIGINT AS lineage,
-        list_sum(list(n_flags ORDER BY part))::BIGINT AS flags
+        list_sum(list(n_flags ORDER BY part))::BIGINT AS flags,
+        list_sum(list(n_unusable ORDER BY part))::BIGINT AS unusable
     FROM parts
     GROUP BY record, reading
     HAVING count(*) = max(parts)
@@ -65,6 +71,7 @@ SELECT
     whole.ablations,
     whole.lineage,
     whole.flags,
+    whole.unusable,
     head.recorded_at
 FROM whole
 INNER JOIN parts AS head ON head.position = whole.reading AND head.record = whole.record AND head.part = 1

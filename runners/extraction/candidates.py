@@ -54,6 +54,8 @@ def tell(
     if removal is not None and status == "new" and label.lower().startswith("no ") and _HURTS.search(text[:200]):
         return []  # "No X: it hurts" tells what was not done
     found = techniques.parts(label, vocabulary)
+    if delta is None and (tail := techniques.TAIL_DELTA.search(plain(label))) is not None:
+        delta = numbers.delta_prose(tail[0])
     change = numbers.change(plain(label))
     if whole and change == (None, None):
         change = numbers.change(items.sentence(whole))._replace(after=None)
@@ -71,7 +73,7 @@ def tell(
             before=change.before if alone else None,
             after=after or (change.after if alone else None),
             delta=delta,
-            joint=not alone,
+            joint=not alone or techniques.is_bundle(label),
             removed=removal is not None,
         )
         for each in found

@@ -264,6 +264,8 @@ class _Reader(NamedTuple):
         told = f"{rest} {more}".strip()
         new = _MARKED_NEW.search(text) is not None
         if carried and not new:
+            if items.is_step(block, text):
+                return
             for piece in items.stack(text):
                 technique = techniques.naming(piece, self.vocabulary)
                 if technique is not None:

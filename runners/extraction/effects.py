@@ -72,7 +72,8 @@ def _with(row: ReadIntervention, words: list[Candidate], told: list[Told]) -> Re
     if best is not None:
         lines = dict.fromkeys((*row.evidence, best.linked.row.evidence))
         return msgspec.structs.replace(
-            row, delta_bpb=best.linked.row.delta_bpb, delta_source="stated", delta_joint=len(best.ids) > 1,
+            row, delta_bpb=best.linked.row.delta_bpb, delta_source="stated",
+            delta_joint=len(best.ids) > 1 or techniques.is_bundle(best.linked.label),
             evidence=tuple(lines)[:12],
         )  # fmt: skip
     stated = _of_words(words)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from runners.extraction import numbers, roles
 from runners.extraction.markdown import Document, plain
+from runners.extraction.sources import Source
 
 TOP = 12  # blocks that are looked at for a headline
 
@@ -35,6 +36,15 @@ _EXACT = re.compile(
 _BEST = re.compile(r"^\W*(?:final|best|score|result|headline)[^|\n\d]{0,40}?:\W{0,6}(\d\.\d{3,9})(?!\d)", re.I)
 _MEAN = re.compile(r"^\W*(?:\d-seed )?mean\b.{0,12}val_bpb[^\d|]{0,24}(\d\.\d{3,9})", re.I)
 _NOT_CLAIM = re.compile(r"pre-?quant|baseline|previous|sota|pr #\d|merged|beat|vs\b", re.I)
+
+
+_NO_NUMBER = re.compile(r"\bval[_ ]bpb\W{1,6}([+-]?(?:nan|inf))\b", re.I)
+
+
+def no_number(readme: Source) -> tuple[str, str]:
+    """A claim that is no number, and its place."""
+    found = _NO_NUMBER.search(readme.text[:2000])  # further down a try that diverged is told
+    return (found[1], f"{readme.path}:{readme.text.count(chr(10), 0, found.start()) + 1}") if found else ("", "")
 
 
 def read(document: Document, found: list[roles.Role], source: str) -> Score | None:

@@ -85,6 +85,13 @@ def is_procedure(items: list[Block]) -> bool:
     return verbs * 2 >= len(items)
 
 
+def is_step(block: Block, text: str) -> bool:
+    """A numbered item that tells what is done then, or what a run took: no part of a stack."""
+    return (block.number is not None and not is_bold(block.text) and _STEP_VERB.match(text) is not None) or (
+        re.match(r"~?\d[\d,]* steps\b", text) is not None
+    )
+
+
 def stack(text: str) -> list[str]:
     """The parts of a line of a stack: "SmearGate + BigramHash (2048), tied embeddings"."""
     pieces, start, depth = [], 0, 0

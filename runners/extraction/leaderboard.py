@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ledger.records import LeaderboardExtracted, LeaderboardRow
-from runners.extraction import markdown, numbers, roles, sources
+from runners.extraction import claims, markdown, numbers, roles, sources
 from runners.extraction.markdown import Row, Section, Table, plain
 from runners.extraction.sources import Unreadable
 
@@ -26,8 +26,8 @@ def read_leaderboard(readme: Path, repository: str | None = None) -> Leaderboard
     from runners.extraction.record import PARSER
 
     readme = Path(readme)
-    source = sources.read_source(readme.parent, readme, sources.README_LIMIT)
-    if source.reason is not None and not source.text:
+    source = sources.read_source(readme.parent, readme)
+    if source.reason is not None:  # half a table would be told as the whole
         raise Unreadable(readme, source.reason)
     rows: list[LeaderboardRow] = []
     for section in markdown.parse(source.text).sections:
@@ -76,4 +76,5 @@ def _row(row: Row, columns: dict[str, int], heading: str, path: str) -> Leaderbo
         date=cell("date"),
         record=f"{folder[1]}/{folder[2]}" if folder is not None else None,
         evidence=f"{path}:{row.line}",
+        tests=tuple(claims.printed(cell("summary") or "", f"{path}:{row.line}")),
     )

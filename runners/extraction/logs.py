@@ -11,6 +11,7 @@ from ledger.records import ReadSeed
 from runners.extraction.sources import Source
 
 _BPB = re.compile(r"(?<![\w])(?:\w{0,24}_)?(?:val_bpb|sliding_bpb)\s{0,2}[:=]\s{0,2}(\d+\.\d+)")
+_NO_NUMBER = re.compile(r"(?<![\w])(?:\w{0,24}_)?(?:val_bpb|sliding_bpb)\s{0,2}[:=]\s{0,2}([+-]?(?:nan|inf))\b", re.I)
 _LOSS = re.compile(r"(?<![\w])val_loss\s{0,2}[:=]\s{0,2}(\d+\.\d+)")
 _STEP = re.compile(r"\bstep[ :]{1,2}(\d{1,9})/")
 _TRAIN_TIME = re.compile(r"train_time\s{0,2}[:=]\s{0,2}(\d+(?:\.\d+)?)\s{0,1}(ms|s|m)\b")
@@ -32,12 +33,29 @@ def printed_seed(source: Source) -> int | None:
     return int(found[1]) if found else None
 
 
+def no_number(source: Source) -> tuple[str, str]:
+    """The last score of a log where that is NaN or infinite, and its place; empty where it is a number."""
+    last = ("", "")
+    for number, line in enumerate(source.text.split("\n"), 1) if "bpb" in source.text else ():
+        line = line[:500]
+        if "bpb" not in line or "running" in line:
+            continue
+        if found := _NO_NUMBER.search(line):
+            last = (found[1], f"{source.path}:{number}")
+        elif _BPB.search(line):
+            last = ("", "")
+    return last
+
+
 def read(source: Source) -> ReadSeed | None:
     """What one log says at its end; None without a score. The seed in its name goes before the printed one."""
     score = loss = steps = wall = step_ms = peak = size = seed = before = None
     at = 1
     for number, line in enumerate(source.text.split("\n"), 1):
         line = line[:500]
+        if "bpb" in line and _NO_NUMBER.search(line) is not None:
+            score = None
+            continue
         if "bpb" in line and (found := _BPB.findall(line)) and "running" not in line:
             value = float(found[-1])
             if 0.3 < value < 10:

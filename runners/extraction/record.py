@@ -20,6 +20,7 @@ from runners.extraction import (
     base,
     candidates,
     changes,
+    claims,
     effects,
     headline,
     logs,
@@ -33,13 +34,14 @@ from runners.extraction import (
 )
 from runners.extraction.markdown import Document
 from runners.extraction.sources import README, Source, Unreadable
+from runners.extraction.submission import NOT_FINITE
 from runners.extraction.vocabulary import Vocabulary
 
-__all__ = ["PARSER", "Unreadable", "find_records", "read_record"]
+__all__ = ["PARSER", "Unreadable", "find_records", "links_out", "read_record", "unusable"]
 
-PARSER = "rules/1"
+PARSER = "rules/2"
 PART = 40 << 10  # bytes of canonical JSON of one part
-LISTS = ("interventions", "seeds", "ablations", "lineage", "flags")
+LISTS = ("interventions", "seeds", "ablations", "lineage", "flags", "tests", "selections")
 
 
 class Sources(NamedTuple):
@@ -63,8 +65,9 @@ def read_record(
     chosen = _chosen(found)
     readme = chosen.readme
     if readme is None:
+        why = dict(sources.refused(folder, folder.parent)).get(README)
         raise Unreadable(
-            folder / README, "there is none: a record without its README says nothing that can be quoted"
+            folder / README, why or "there is none: a record without its README says nothing that can be quoted"
         )
     if not readme.text.strip():
         raise Unreadable(folder / readme.path, readme.reason or "is empty")
@@ -82,7 +85,17 @@ def read_record(
         part=1,
         parts=1,
     )
-    return _parts(_read(reading, readme, chosen, names))
+    reading = _read(reading, readme, chosen, names)
+    refused = tuple(
+        ReadFlag(field="source", said=(name,), reason=why) for name, why in sources.refused(folder, folder.parent)
+    )
+    return _parts(msgspec.structs.replace(reading, flags=(*reading.flags, *refused)))
+
+
+def unusable(parts: list[RecordExtracted]) -> list[ReadFlag]:
+    """The flags of sources that could not be used, or not whole, and of values that are no numbers."""
+    flags = [flag for part in parts for flag in part.flags]
+    return [flag for flag in flags if flag.field in ("source", "submission") or flag.reason == NOT_FINITE]
 
 
 def _chosen(found: list[Source]) -> Sources:
@@ -107,7 +120,12 @@ def _read(reading: RecordExtracted, readme: Source, chosen: Sources, names: Voca
         for each in (readme, *chosen.logs)
         if each.reason is not None
     ]
-    logged = [row for each in chosen.logs if each.text and (row := logs.read(each)) is not None]
+    logged = [row for each in chosen.logs if each.reason is None and (row := logs.read(each)) is not None]
+    flags += [
+        ReadFlag(field="val_bpb", said=(f"{value} ({where})",), reason=NOT_FINITE)
+        for value, where in (headline.no_number(readme), *map(logs.no_number, chosen.logs))
+        if value
+    ]
     where = readme.path
     document = markdown.parse(readme.text)
     found = roles.roles(document)
@@ -158,6 +176,8 @@ def _read(reading: RecordExtracted, readme: Source, chosen: Sources, names: Voca
         ablations=tuple(each.row for each in tried),
         lineage=tuple(base.lineage(document, found, where, parent)),
         flags=tuple(flags),
+        tests=tuple(claims.tests(document, where)),
+        selections=tuple(claims.selections(document, where, readme_seeds, value)),
     )
 
 
@@ -323,6 +343,16 @@ def find_records(root: Path) -> list[Path]:
     return _below(start) or ([start] if _is_record(start) else [])
 
 
+def links_out(root: Path) -> list[Path]:
+    """The folders among those of the records that are links out of the tree: not followed."""
+    start = root / "records" if (root / "records").is_dir() else root
+    if start is root and _stands_alone(root):
+        return []
+    shelves = [start, *(each for each in _folders(start, start) if not _is_record(each))]
+    found = [each for shelf in shelves for each in shelf.iterdir() if each.is_symlink() and each.is_dir()]
+    return sorted(each for each in found if not sources.inside(each, start))
+
+
 def _below(start: Path) -> list[Path]:
     found: list[Path] = []
     for folder in _folders(start, start):
@@ -358,6 +388,6 @@ def _is_record(folder: Path) -> bool:
 
 def _names(folder: Path) -> list[str]:
     try:
-        return [each.name.lower() for each in folder.iterdir() if each.is_file()]
+        return [each.name.lower() for each in folder.iterdir() if each.is_symlink() or not each.is_dir()]
     except OSError:
         return []

@@ -46,7 +46,8 @@ _WORDS: tuple[tuple[Role, str], ...] = (
         r"|background"
         r"|why .{0,60}|lineage|notes?|log files|public artifacts|rebuilding|checklist|verification"
         r"|known bug|bug fix in|thanks|disclosure|timeline|appendix|checks?|sanity|implementation notes?"
-        r"|other small changes|space savings|comparison|included|usage|quick ?start|license)\b",
+        r"|other small changes|space savings|comparison|included|excluded|omitted|unused|not used|usage|quick ?start"
+        r"|license)\b",
     ),
     (
         "changes",
@@ -184,6 +185,7 @@ _THIS = re.compile(
     r"^(?:this(?:\s(?:pr|submission|record|run|work|entry|version))?|ours?|new|after|proposed|current pr|here)\b",
     re.I,
 )
+_BASE = re.compile(r"(?:the )?(?:anchor|parent|base(?:line)?|before|previous)(?: (?:run|record|stack))?", re.I)
 _SOURCE = re.compile(
     r"^(?:source|origin|from|first introduced(?: by)?|introduced by|credit|pr|reference|author)s?$", re.I
 )
@@ -229,7 +231,15 @@ def base_and_this(table: Table) -> tuple[int, int] | None:
             if index == 1 and others:  # This | Base
                 return others[0], index
             return index - 1 if index > 1 else 0, index
+    if len(cells) == 3 and _BASE.fullmatch(cells[1]) and not _tells_figures(table, 2):
+        return 1, 2  # the last column goes by this record's own name
     return None
+
+
+def _tells_figures(table: Table, column: int) -> bool:
+    """Whether a column holds scores or differences, or says that it does without a row of plain words."""
+    cells = [plain(row.cells[column]) for row in table.rows]
+    return is_bpb(table.header[column]) or any(re.match(r"\W{0,3}\d*\.\d{3}", cell) for cell in cells)
 
 
 def value_and_default(table: Table) -> tuple[int, int] | None:

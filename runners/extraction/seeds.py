@@ -7,6 +7,7 @@ says the final evaluation. A second table of the same seeds adds columns; it add
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ledger.records import ReadSeed
@@ -50,6 +51,18 @@ def read(document: Document, found: list[roles.Role], source: str, claim: float 
     if lines:
         return Found(lines, None, None)
     return Found(_of_lists(document, source), None, None)
+
+
+def left_out(document: Document, source: str, told: Sequence[ReadSeed], claim: float | None) -> list[ReadSeed]:
+    """Further seeds of a table that lists every reported seed with its score: they ran, and are not reported."""
+    reported = {(each.seed, each.val_bpb) for each in told}
+    found: list[ReadSeed] = []
+    for section in document.sections:
+        for block in section.blocks:
+            rows = _of_table(block.table, source, claim) if block.table is not None else None
+            if rows is not None and reported and reported < {(each.seed, each.val_bpb) for each in rows[0]}:
+                found += [each for each in rows[0] if (each.seed, each.val_bpb) not in reported]
+    return found
 
 
 def _fits(mean: float | None, claim: float | None) -> bool:

@@ -90,6 +90,21 @@ def files(folder: Path, root: Path) -> Iterator[Path]:
             yield path
 
 
+def refused(folder: Path, root: Path) -> list[tuple[str, str]]:
+    """What lies in `folder` under the name of a file that is read and is not read, and why."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if not wanted(name) or (path.is_file() and inside(path, root)):
+            continue
+        if path.is_symlink():
+            why = "a link out of the tree is not followed" if path.exists() else "a link that leads nowhere"
+        else:
+            why = "not a regular file"
+        found.append((name, why))
+    return found
+
+
 def wanted(name: str) -> bool:
     """The README, submission files and training logs; programs, models and other texts are not read."""
     lower = name.lower()

@@ -15,6 +15,7 @@ from ledger.records import ReadFlag, ReadSeed
 from runners.extraction import numbers
 from runners.extraction.sources import Source
 
+NOT_FINITE = "not a finite number"
 NAME = ("name", "run_name", "title", "submission_name", "submission")
 AUTHOR = ("author", "authors", "submitted_by", "submitter")
 GITHUB = ("github_id", "github", "github_username", "github_handle")
@@ -139,7 +140,7 @@ class _Reader(NamedTuple):
         for key, each in value.items():
             if key in (*SCORE, "val_loss") and each is not None and _number(each) is None:
                 said = (f"{str(each)[:40]} ({source.path}:{line_of(source.text, key)})",)
-                self.flags.append(ReadFlag(field=key, said=said, reason="not a finite number"))
+                self.flags.append(ReadFlag(field=key, said=said, reason=NOT_FINITE))
 
 
 def _seeds(source: Source, value: dict[str, Any]) -> list[ReadSeed]:

@@ -55,6 +55,8 @@ def read(table: Table, role: roles.Role, vocabulary: Vocabulary, new: Callable[[
         return Read("compared", _compared(table, *columns, vocabulary))
     if role != "results" and _tells_effects(table):
         return Read("effect", _effects(table, vocabulary))
+    if role == "changes" and _lists_changes(table):
+        return Read("none", _listed(table, vocabulary))
     added = _added(table, vocabulary)
     if added:
         return Read("effect" if _delta_column(table) is not None and len(table.rows) > 2 else "none", added)
@@ -151,13 +153,27 @@ def _tells_effects(table: Table) -> bool:
     )
 
 
+def _lists_changes(table: Table) -> bool:
+    """# | Change | …: numbered changes without scores."""
+    cells = [plain(cell).lower() for cell in table.header]
+    return len(cells) > 1 and cells[0] in ("#", "no", "no.", "nr") and cells[1] in ("change", "changes")
+
+
+def _listed(table: Table, vocabulary: Vocabulary) -> list[Candidate]:
+    found: list[Candidate] = []
+    for row in table.rows:
+        if not techniques.is_none(techniques.clean(row.cells[1])):
+            found += tell(vocabulary, row.cells[1], "new", 2, row.line, "")
+    return found
+
+
 def _effects(table: Table, vocabulary: Vocabulary) -> list[Candidate]:
     """Change | Effect: a row is a change, its cell says what it did."""
     column = _delta_column(table)
     found: list[Candidate] = []
     for row in table.rows:
-        if not techniques.is_none(techniques.clean(row.cells[0])):
-            text = plain(row.cells[column or 0])
+        text = plain(row.cells[column or 0])
+        if not techniques.is_none(techniques.clean(row.cells[0])) and not (text and _SAME.search(text)):
             found += tell(vocabulary, row.cells[0], "new", 1, row.line, text, _delta(table, row.cells, column))
     return found
 

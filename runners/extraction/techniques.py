@@ -12,9 +12,10 @@ from runners.extraction.vocabulary import Technique, Vocabulary, strongest
 LABEL = 120  # characters of a label
 
 _LEAD = re.compile(r"^(?:\d{1,2}[.)]\s+|[+&]\s+|and\s+|new:\s+|\(\w\)\s+)", re.I)
-_TAIL_DELTA = re.compile(r"\s\([^()]{0,60}\b(?:bpb|bpp|nats?)\b[^()]{0,60}\)\s*$", re.I)
+TAIL_DELTA = re.compile(r"\s\([^()]{0,60}\b(?:bpb|bpp|nats?)\b[^()]{0,60}\)\s*$", re.I)
 _NOT_ONE = re.compile(
-    r"^(?:total|net\b|net effect|result|results|combined|everything else|same\b|mean\b|average|std\b|final\b"
+    r"^(?:(?:base|anchor|parent|reference|(?:single|only) change)$|total|net\b|net effect|result|results|combined"
+    r"|everything else|same\b|mean\b|average|std\b|final\b"
     r"|overall|baseline\b"
     r"|naive baseline|val[_ ]|bpb(?:\s?[:=(]|$)|artifact|submission|previous|current|this (?:pr|work|submission"
     r"|run)\b"
@@ -69,7 +70,7 @@ def clean(text: str) -> str:
     text = plain(text)
     for _ in range(2):
         text = _LEAD.sub("", text).strip()
-    text = _TAIL_DELTA.sub("", text)
+    text = TAIL_DELTA.sub("", text)
     text = text.strip(" :;—–-.,*").strip()
     return shorten(text)
 
@@ -153,6 +154,11 @@ def parts(label: str, vocabulary: Vocabulary) -> list[Named]:
             return found
     whole = clean(label)
     return [Named(whole, naming(whole, vocabulary))]
+
+
+def is_bundle(label: str) -> bool:
+    """Whether a label adds things together, known or not: a figure beside it is no single one's."""
+    return " + " in re.sub(r"[(\[][^()\[\]]*[)\]]", "", label.lstrip("+ "))
 
 
 def outside_brackets(label: str) -> list[str]:

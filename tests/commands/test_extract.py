@@ -137,6 +137,28 @@ def test_a_bad_record_is_one_line_and_the_others_are_read(golf):
     assert golf.call("--json", "status").json["records_failed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[1, 2]", "XSA4/submission.json: a JSON object expected, found list"),
+        ('{"val_bpb": NaN}', "XSA4: val_bpb is nan (submission.json:1): not a finite number"),
+    ],
+)
+def test_a_source_that_cannot_be_used_costs_only_itself_and_is_told(golf, text, line):
+    submission = golf.folder / "golf/records/track_a/2026-03-20_XSA4/submission.json"
+    submission.write_text(text)
+    for _ in range(2):  # as long as it is so
+        done = golf.call("extract", "golf")
+        assert done.code == 1
+        assert [each for each in done.err.splitlines() if each.endswith(line)]
+        assert "1 read only in part" in done.out
+    assert golf.sql("SELECT val_bpb FROM records WHERE record LIKE '%XSA4'") == [{"val_bpb": 1.1234}]
+    assert "2 records read (1 only in part)" in golf.call("status").out
+    submission.write_text('{"val_bpb": 1.1234}')
+    assert extract(golf)[0] == 0
+    assert golf.call("--json", "status").json["records_in_part"] == 0
+
+
 def test_a_link_out_of_the_tree_is_named_and_not_read(golf):
     (golf.folder / "secret.md").write_text("# Secret\n\nval_bpb: 1.0\n")
     (record(golf, "2026-03-21_Link", None) / "README.md").symlink_to(golf.folder / "secret.md")
@@ -266,6 +288,21 @@ def test_a_proposed_row_is_kept_if_the_text_has_it_and_is_marked(golf):
 
 def test_a_program_that_does_not_exist_is_refused(golf):
     assert "there is no program" in golf.call("extract", "golf", "--assist", "no-such-program").complaint
+
+
+def test_a_program_that_fails_costs_nothing_and_is_asked_again(golf):
+    rows = [{"label": "mean of frobs", "evidence": "README.md:3"}]
+    assert extract(golf)[0] == 0
+    size = golf.size()
+    done = golf.call("extract", "golf", "--assist", f"{sys.executable} -c 'exit(3)'")
+    assert "it ended with 3" in done.err
+    assert golf.size() == size
+    assisted(golf, "\n".join(map(json.dumps, rows)))
+    held = golf.sql("SELECT count(*) AS n FROM interventions WHERE assisted IS NOT NULL")
+    size = golf.size()
+    golf.call("extract", "golf", "--assist", f"{sys.executable} -c 'exit(3)'")
+    assert golf.size() == size
+    assert golf.sql("SELECT count(*) AS n FROM interventions WHERE assisted IS NOT NULL") == held != [{"n": 0}]
 
 
 # ── the real leaderboard ──

@@ -7,12 +7,14 @@ take one sync away each: then this very harness has to find a loss, or it would 
 import os
 import random
 import shutil
+import sys
 
 import pytest
 
 from ledger import disk, layout, points
 from ledger import writer as writing
 from ledger.chain import Log
+from ledger.compaction import compact
 from ledger.errors import LedgerError
 from ledger.verify import verify
 from ledger.writer import Draft
@@ -109,7 +111,10 @@ def story(tmp_path, simulated_disk):
 
 
 def once(patch, target, name, when, action):
-    """Do `action` the first time that target.name is called and when(*arguments) holds, before the call."""
+    """Do `action` the first time that target.name is called and when(*arguments) holds, before the call.
+
+    What it returns tells whether that came to pass.
+    """
     real, left = getattr(target, name), [1]
 
     def call(*arguments):
@@ -119,6 +124,7 @@ def once(patch, target, name, when, action):
         return real(*arguments)
 
     patch.setattr(target, name, call)
+    return lambda: not left[0]
 
 
 def everything(story, remark):
@@ -163,9 +169,48 @@ def test_an_acknowledged_commit_never_stands_on_one_that_is_lost(story, remark, 
             story.append(two, remark("overtaking"))
             two.close()
 
-        once(patch, disk, "confirm", lambda folder, what: what.startswith("commit"), overtake)
+        overtaken = once(patch, disk.Folder, "confirm", lambda folder, what: what.startswith("commit"), overtake)
         story.append(one, remark("e"), remark("f"))
+        assert overtaken()
         story.append(one, remark("g"))
+    monkeypatch.setattr(disk, "_flush", lambda file: None)
+    assert story.losses(str(tmp_path / "after"), remark) == []
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_commit_never_stands_on_a_pack_that_is_lost(story, remark, on_disk, monkeypatch, tmp_path, synced):
+    """A commit is packed as soon as it is linked, or synced, and the compactor dies before its pack is durable.
+    In the first case another one appends behind the pack, in another shard; in the second, the writer takes
+    the packed commit's name back."""
+    monkeypatch.setattr(layout, "SHARD_BITS", 1)
+    with on_disk(story.disk) as patch:
+        one = story.create()
+        two = Log(story.root)
+        for number in range(3):
+            story.append(one, remark(str(number)))
+        real = disk.confirm
+
+        def confirm(folder, what):
+            if folder.endswith("pack"):
+                if not synced:
+                    story.append(two, remark("behind the pack"))
+                raise KeyboardInterrupt
+            real(folder, what)
+
+        def pack_it():
+            with monkeypatch.context() as inner:
+                inner.setattr(disk, "confirm", confirm)
+                inner.setattr(Log, "note_head", lambda log: None)  # it was noted before this commit came
+                with pytest.raises(KeyboardInterrupt):
+                    compact(Log(story.root))
+
+        if synced:
+            done = once(patch, Log, "packed_to", lambda _: sys._getframe(2).f_code.co_name == "_publish", pack_it)
+        else:
+            done = once(patch, disk.Folder, "confirm", lambda folder, what: what == "commit 3", pack_it)
+        story.append(one, remark("packed"))
+        assert done()
+        story.append(two, remark("the end"))
     monkeypatch.setattr(disk, "_flush", lambda file: None)
     assert story.losses(str(tmp_path / "after"), remark) == []
 
@@ -180,8 +225,9 @@ def test_a_note_does_not_outlive_a_commit_that_was_only_seen(story, remark, on_d
             two.head()
             two.close()
 
-        once(patch, disk, "confirm", lambda folder, what: what.startswith("commit"), look_and_note)
+        noted = once(patch, disk.Folder, "confirm", lambda folder, what: what.startswith("commit"), look_and_note)
         story.append(one, remark("b"))
+        assert noted()
     monkeypatch.setattr(disk, "_flush", lambda file: None)
     assert story.losses(str(tmp_path / "after"), remark) == []
 

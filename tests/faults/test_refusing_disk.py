@@ -204,3 +204,37 @@ def test_a_disk_that_is_really_full_loses_nothing_and_goes_on_when_there_is_room
     assert verify(log.root).problems == ()
     assert litter(log) == []
     log.close()  # or the file system could not be unmounted
+
+
+CROWDED = """
+import os, sys
+from ledger.chain import Log
+from ledger.errors import NotAppended
+from ledger.events import EventRetracted
+from ledger.writer import Draft
+
+log, ballast = Log(sys.argv[1]), sys.argv[2]
+assert log.writer
+with open(ballast, "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+try:
+    log.writer.append([Draft("event/x", EventRetracted(target="0" * 36, reason="no room"))])
+except NotAppended as error:
+    print("refused")
+"""
+
+
+def test_who_waits_for_another_writer_on_a_full_disk_is_refused_and_not_killed(small_disk, script):
+    log = Log.create(small_disk / "ledger")
+    turn = log.writer._joint
+    assert turn.enter()
+    try:
+        done = script(f"import sys; sys.argv[1:] = [{log.root!r}, {str(small_disk / 'ballast')!r}]\n" + CROWDED)
+        assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+    finally:
+        turn.leave()
+        log.close()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 import uuid
@@ -292,7 +293,7 @@ def test_a_forked_child_goes_on_under_a_writer_of_its_own(fresh, remark):
     writer.append([remark("parent")])
     if (child := os.fork()) == 0:
         try:
-            writer.append([remark("child")])
+            assert writer.append([remark("child")]).position == 1
             fresh.writer.append([remark("child again")])
             os._exit(0)
         finally:
@@ -325,6 +326,55 @@ def test_ctrl_c_at_any_moment_of_an_append_leaves_a_log_that_verifies(fresh, rem
     writer.append([remark("after")])
     assert reasons(fresh.events()) == ["before", "interrupted", "after"]
     assert verify(fresh.root).problems == ()
+
+
+@pytest.mark.parametrize("after", ["the commit was queued", "the lead was taken", "the commit was taken out"])
+def test_ctrl_c_between_two_steps_of_the_queue_leaves_no_thread_waiting(fresh, remark, after):
+    writer = fresh.writer
+
+    class Interrupted(list):
+        def append(self, commit):
+            super().append(commit)
+            if after == "the commit was queued":
+                raise KeyboardInterrupt
+
+        def remove(self, commit):
+            super().remove(commit)
+            if after == "the commit was taken out":
+                raise KeyboardInterrupt
+
+    class Mutex:
+        def __init__(self, real):
+            self.real, self.left = real, 1
+
+        def __enter__(self):
+            self.real.acquire()
+
+        def __exit__(self, *error):
+            self.real.release()
+            if self.left and after == "the lead was taken":
+                self.left = 0
+                raise KeyboardInterrupt
+
+    writer._queue, writer._mutex = Interrupted(), Mutex(writer._mutex)
+    with pytest.raises(KeyboardInterrupt):
+        writer.append([remark("interrupted")])
+    writer._queue = list(writer._queue)
+    others = [threading.Thread(target=writer.append, args=([remark("another")],), daemon=True) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    for thread in others:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert writer.append([remark("after")]).position == 3
+    assert reasons(fresh.events()) == ["another"] * 3 + ["after"]
+
+
+def test_a_writer_goes_on_when_tmp_is_removed(fresh, remark):
+    fresh.writer.append([remark("before")])
+    shutil.rmtree(os.path.join(fresh.root, "tmp"))
+    fresh.writer.append([remark("after")])
+    assert reasons(fresh.events()) == ["before", "after"]
 
 
 def test_an_interrupted_walk_begins_again(fresh, remark, monkeypatch):

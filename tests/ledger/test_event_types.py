@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger import canonical, events
 from ledger.errors import Unsupported, UsageError
+from ledger.writer import Draft
 
 
 @pytest.mark.parametrize("kind", sorted(events.TYPES))
@@ -16,6 +17,35 @@ def test_an_event_of_every_type_comes_back_as_it_was(kind, examples):
     (data,) = (one for one in examples if kind == one.TYPE)
     events.check(data)
     assert events.parse(kind, data.VERSION, canonical.decode(canonical.encode(data))) == data
+
+
+@pytest.mark.parametrize("kind", sorted(events.TYPES))
+def test_the_text_of_an_event_is_canonical(kind, examples, fresh):
+    (data,) = (one for one in examples if kind == one.TYPE)
+    assert events.text(data) == canonical.text(events.check(data))
+    fresh.writer.append([Draft("event/x", data, None, "01999999-0000-7000-8000-000000000000", None)])
+    (event,) = fresh.events()
+    assert event.body == canonical.text(canonical.decode(event.body))
+    assert canonical.decode(event.body)["data"] == events.check(data)
+
+
+@given(
+    st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from([2**63 - 1, -(2**63), 2**63, 10**18, 10**19]),
+    st.text(),
+)
+def test_the_quick_text_is_the_canonical_text_or_refuses_as_it_does(number, name):
+    values = (events.Probed(name, number, ""),)
+    data = events.ProbeMeasured(
+        run="r", probe="rank", subject="all", method="svd/1", params=(), values=values, artifact=None
+    )
+
+    def said(work):
+        try:
+            return work(data)
+        except UsageError as error:
+            return str(error)
+
+    assert said(events.text) == said(lambda one: canonical.text(events.check(one)))
 
 
 @pytest.mark.parametrize("kind", sorted(events.TYPES))
@@ -31,6 +61,18 @@ def test_every_key_of_a_body_is_lower_case_ascii(kind, examples):
 
     (data,) = (one for one in examples if kind == one.TYPE)
     assert all(key.isidentifier() and key.isascii() and key == key.lower() for key in keys(canonical.plain(data)))
+
+
+def test_a_registration_from_before_there_were_tracks_is_read_as_one_that_confirms(examples):
+    (data,) = (one for one in examples if one.TYPE == "experiment.registered")
+    body = canonical.decode(canonical.encode(data))
+    for key in ("track", "tuning_seeds"):
+        del body[key]
+    for claim in body["hypotheses"]:
+        del claim["effect"]
+    old = events.parse("experiment.registered", 1, body)
+    assert (old.track, old.tuning_seeds, old.hypotheses[0].effect) == ("confirm", (), None)
+    assert old.seeds == data.seeds
 
 
 def test_an_unknown_type_is_unsupported_and_not_skipped():

@@ -1,6 +1,7 @@
 """Appends that are published together: of threads, and of processes, through their boxes."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -333,6 +334,53 @@ def test_a_writer_that_closed_comes_back(fresh, remark):
     assert os.listdir(os.path.join(fresh.root, "tmp")) == []
 
 
+def left_for(turn, log, draft):
+    """What `turn` finds of an append that another writer begins while it is published."""
+    assert turn.enter()
+    thread = threading.Thread(target=lambda: log.writer.append([draft]))
+    thread.start()
+    until = time.monotonic() + 0.2  # less than the other one's patience
+    while not (left := turn.others(64)) and time.monotonic() < until:
+        time.sleep(0.001)
+    turn.leave()
+    thread.join(10)
+    assert not thread.is_alive()
+    return [len(request.rows) for request in left]
+
+
+def test_a_writer_that_closed_and_came_back_is_found_by_who_knew_it(two, remark):
+    mine, other = two
+    turn = other.writer._joint
+    assert left_for(turn, mine, remark("a")) == [1]
+    mine.close()
+    assert left_for(turn, mine, remark("b")) == [1]
+
+
+def test_a_writer_whose_box_was_deleted_makes_another(two, remark):
+    mine, other = two
+    turn = other.writer._joint
+    assert left_for(turn, mine, remark("a")) == [1]
+    for name in os.listdir(os.path.join(mine.root, "tmp")):
+        os.unlink(os.path.join(mine.root, "tmp", name))
+    assert left_for(turn, mine, remark("b")) == [1]
+
+
+def test_a_program_with_more_than_a_thousand_open_files_waits_its_turn(two, remark):
+    mine, other = two
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("no more files may be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert left_for(other.writer._joint, mine, remark("a")) == [1]
+        assert reasons(mine) == ["a"]
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_without_locks_everybody_publishes_alone(two, remark, monkeypatch):
     monkeypatch.setattr(joint, "fcntl", None)
     mine, other = two
@@ -371,6 +419,55 @@ def test_an_append_repeated_after_unknown_is_one_event(fresh, remark):
     with pytest.raises(UsageError, match="event ids of the first attempt"):
         fresh.writer.append([remark("without")], again=True)
     assert verify(fresh.root).problems == ()
+
+
+def test_a_refused_repetition_leaves_no_gap_in_the_numbers(fresh, remark):
+    wanted = [str(uuid7(1_763_645_000_000_000 + number)) for number in range(3)]
+    drafts = [remark(str(number), event_id=one) for number, one in enumerate(wanted)]
+    fresh.writer.append(drafts)
+    with pytest.raises(UsageError, match="with other events"):
+        fresh.writer.append([drafts[0], drafts[2]], again=True)
+    fresh.writer.append([remark("after")])
+    assert verify(fresh.root).problems == ()
+
+
+def test_rows_that_may_be_repeated_are_left_to_nobody(two, remark):
+    """Who repeats them when their process is dead must not be overtaken by one that still holds them."""
+    mine, other = two
+    wanted = str(uuid7(time.time_ns() // 1000))
+    assert left_for(other.writer._joint, mine, remark("mine alone", event_id=wanted)) == []
+    assert reasons(mine) == ["mine alone"]
+
+
+def test_what_a_repetition_finds_is_made_durable_before_it_is_acknowledged(fresh, remark, monkeypatch):
+    from ledger import disk
+
+    wanted = str(uuid7(time.time_ns() // 1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.Folder, "confirm", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # killed there
+        with pytest.raises(KeyboardInterrupt):
+            fresh.writer.append([remark("once", event_id=wanted)])
+    writer, synced = Log(fresh.root).writer, []
+    monkeypatch.setattr(disk, "_flush", lambda file: synced.append(os.fstat(file).st_ino))
+    assert writer.append([remark("once", event_id=wanted)], again=True).position == 0
+    assert os.stat(os.path.join(fresh.root, "log", "00000000")).st_ino in synced
+
+
+def test_a_repetition_with_a_condition_finds_what_came_in_meanwhile(two, remark, monkeypatch):
+    mine, other = two
+    wanted = str(uuid7(time.time_ns() // 1000))
+    real, first = segment.encode, []
+
+    def overtaken(*args):
+        if not first:
+            first.append(True)
+            other.writer.append([remark("once", event_id=wanted)])
+        return real(*args)
+
+    monkeypatch.setattr(segment, "encode", overtaken)
+    again = mine.writer.append([remark("once", event_id=wanted)], Expect("event/another", 0), again=True)
+    assert again.position == 0
+    assert reasons(mine) == ["once"]
 
 
 def test_of_two_that_repeat_the_same_append_at_once_only_one_appends(fresh, remark):

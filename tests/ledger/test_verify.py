@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ledger import canonical, events, points, segment
+from ledger import canonical, checkpoints, events, points, segment
 from ledger.chain import Log
 from ledger.errors import NotALedger, UsageError
-from ledger.verify import against, verify
+from ledger.verify import _Verifier, against, verify
 from ledger.writer import Draft
 
 
@@ -55,6 +55,24 @@ def test_verify_changes_nothing(ten):
     before = state()
     verify(ten.root)
     assert state() == before
+
+
+def test_what_is_noted_and_signed_after_the_walk_is_no_problem(fresh, remark, monkeypatch):
+    other = Log(fresh.root)
+    fresh.writer.append([remark("before")])
+    checkpoints.sign(fresh)
+    real = _Verifier.walk
+
+    def walk(self):
+        real(self)
+        other.writer.append([remark("after")])
+        other.close()
+        checkpoints.sign(other)
+
+    monkeypatch.setattr(_Verifier, "walk", walk)
+    assert verify(fresh.root).problems == ()
+    monkeypatch.undo()
+    assert verify(fresh.root).problems == ()
 
 
 def test_a_folder_that_is_no_ledger_is_not_verified(tmp_path):

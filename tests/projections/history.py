@@ -138,7 +138,9 @@ def random_history(log: Log, seed: int, length: int) -> Iterator[None]:
         elif choice < 0.14:
             plan = rng.choice(plans)
             more = msgspec.structs.replace(plan, seeds=(*plan.seeds, 90 + number), delta=0.02, amends="x")
-            drafts.append(Draft(f"experiment/{plan.experiment}", more))
+            change = events.PlanChange("seeds", str(plan.seeds), str(more.seeds))
+            why = events.PlanAmended(experiment=plan.experiment, amends="x", changes=(change,), reason="")
+            drafts += [Draft(f"experiment/{plan.experiment}", one) for one in (more, why)]
         elif choice < 0.5:
             plan = rng.choice(plans)
             run = f"r{number}"

@@ -130,6 +130,65 @@ def test_runs_from_before_the_plan_are_invalid_evidence(log):
     assert "before the plan" in made.why
 
 
+def run_now(log, run, arm, seed, value):
+    start, end = history.started(run, "e", arm, seed), history.finished(run, value)
+    log.writer.append([Draft(f"run/{run}", start), Draft(f"run/{run}", end)])
+
+
+def register_now(log, arms, seeds, **changes):
+    plan = history.registered("e", arms, seeds, **changes)
+    return log.writer.append([Draft("experiment/e", plan)]).event_ids[0]
+
+
+def exploratory(log):
+    rows = tables(log).rows("SELECT intervention, seed FROM paired_differences WHERE exploratory ORDER BY ALL")
+    return [(row["intervention"], row["seed"]) for row in rows]
+
+
+def test_a_run_from_before_its_plan_stays_exploratory_whatever_comes_later(log):
+    run_now(log, "early", "t", 0, 1.1)
+    register_now(log, ["c", "t"], [0, 1])
+    for arm, seed in (("c", 0), ("c", 1), ("t", 1), ("t", 0)):
+        run_now(log, f"{arm}{seed}", arm, seed, 1.0 + seed / 10 + (arm == "t"))
+    assert exploratory(log) == [("t", 0)]
+    register_now(log, ["c", "t"], [0, 1, 2], amends="x")
+    assert exploratory(log) == [("t", 0)]
+    assert only(log).verdict == "invalid"
+
+
+def test_a_seed_that_ran_before_the_amendment_that_plans_it_is_exploratory(log):
+    register_now(log, ["c", "t"], [0, 1])
+    amendment = register_now(log, ["c", "t"], [0, 1, 2], amends="x")
+    for arm in ("c", "t"):
+        for seed in (0, 1, 2):
+            run_now(log, f"{arm}{seed}", arm, seed, 1.0 + seed / 10 + (arm == "t"))
+    assert exploratory(log) == []
+    log.writer.append([Draft("event/x", events.EventRetracted(target=amendment, reason="too many"))])
+    register_now(log, ["c", "t"], [0, 1, 2], amends="x")  # now that its result is known
+    assert exploratory(log) == [("t", 2)]
+
+
+def test_an_arm_that_is_added_meets_controls_from_before_its_amendment(log):
+    register_now(log, ["c", "t"], [0, 1])
+    for arm in ("c", "t"):
+        for seed in (0, 1):
+            run_now(log, f"{arm}{seed}", arm, seed, 1.0 + seed / 10 + (arm == "t"))
+    register_now(log, ["c", "t", "new"], [0, 1], amends="x")
+    for seed in (0, 1):
+        run_now(log, f"new{seed}", "new", seed, 1.2 + seed / 7)
+    assert exploratory(log) == []
+
+
+def test_nothing_that_explores_is_claimed(log):
+    filled(log, -0.05, 0.001)
+    explored = history.registered("x", ["c", "t"], SEEDS, track="explore")
+    rng = random.Random(0)
+    history.fill(log, explored, {(a, s): 1.2 - 0.05 * (a == "t") + rng.gauss(0, 0.001) for s in SEEDS for a in "ct"})
+    (made,) = decide(tables(log), "x")
+    assert (only(log).verdict, made.verdict) == ("better", "invalid")
+    assert "explores" in made.why
+
+
 def test_the_sentence_uses_the_rows_numbers(log):
     filled(log, -0.05, 0.001)
     made = only(log)

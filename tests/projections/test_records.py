@@ -19,6 +19,8 @@ from ledger.records import (
     ReadIntervention,
     ReadLineage,
     ReadSeed,
+    ReadSelection,
+    ReadTest,
     RecordExtracted,
     SourceFile,
 )
@@ -425,7 +427,10 @@ def random_records(log, seed, length):
                     seeds=(
                         ReadSeed(seed=0, val_bpb=rng.random(), source="readme", evidence="README.md:1"),
                         ReadSeed(seed=0, val_bpb=rng.random(), source="log", evidence="x.log:1"),
+                        ReadSeed(seed=1, val_bpb=rng.random(), source="readme", evidence="README.md:2"),
                     ),
+                    tests=(ReadTest(p="0.01", against=(f"#{rng.randrange(4)}",), evidence="README.md:4"),),
+                    selections=(ReadSelection(kind="tuned_on", seed=rng.randrange(3), evidence="README.md:5"),),
                     lineage=(ReadLineage(parent=f"PR #{rng.randrange(4)}", evidence="README.md:1"),),
                 )
                 for part in range(1, parts + 1)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import UsageError
-from runners.plan import MAX_PLAN_BYTES, Plan, build, from_options, parse, parse_seeds
+from runners.plan import MAX_PLAN_BYTES, Plan, build, check_hypotheses, from_options, parse, parse_seeds
+from runners.registration import ranges
 
 GOOD = """\
 name = "first"
@@ -61,6 +62,38 @@ def test_a_good_plan_has_its_defaults():
     assert (plan.metric, plan.direction, plan.alpha, plan.timeout) == ("val_bpb", "lower", 0.05, None)
     assert [arm.predict for arm in plan.arm] == ["different", "different"]
     assert plan.text == GOOD
+
+
+def test_a_plan_that_does_not_say_how_it_stops_has_one_look_at_all_its_seeds():
+    plan = parse(GOOD, "plan.toml")
+    assert (plan.stopping, plan.looks, plan.most_seeds) == ("fixed", (), 3)
+
+
+def test_looks_are_a_stopping_rule_and_end_at_the_last():
+    plan = parse(with_line("looks = [3, 5, 8]"), "plan.toml")
+    assert (plan.stopping, plan.most_seeds) == ("looks", 8)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "fits"),
+    [
+        ("val_bpb", "lower", True),
+        ("val_bpb", "higher", False),
+        ("train_loss", "higher", False),
+        ("val/perplexity", "higher", False),
+        ("Accuracy", "lower", False),
+        ("val_acc", "higher", True),
+        ("power", "higher", True),  # it ends like word error rate, and is none
+        ("throughput", "lower", True),
+    ],
+)
+def test_a_direction_must_fit_what_is_known_of_the_metric(metric, direction, fits):
+    plan = parse(with_line(f'metric = "{metric}"\ndirection = "{direction}"'), "plan.toml")
+    if fits:
+        check_hypotheses(plan, "plan.toml")
+    else:
+        with pytest.raises(UsageError, match="contradicts the hypotheses"):
+            check_hypotheses(plan, "plan.toml")
 
 
 def test_numbers_in_env_mean_their_text():
@@ -196,6 +229,11 @@ def test_seeds_written_with_commas_are_read_back(seeds):
     assert parse_seeds(",".join(map(str, seeds)), "x") == tuple(seeds)
 
 
+@given(st.lists(st.integers(0, 200), min_size=1, unique=True))
+def test_ranges_of_seeds_read_back_as_the_same_seeds(seeds):
+    assert parse_seeds(ranges(seeds), "x") == tuple(sorted(seeds))
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_a_plan_or_is_refused_and_nothing_else_happens(text):
     with pytest.raises(UsageError):
@@ -217,6 +255,20 @@ def plan_or_message(raw: Callable[[], Plan]) -> Plan | str:
         return raw()
     except UsageError as error:
         return str(error)
+
+
+DESIGN_KEYS = ("looks", "stopping", "n_max", "tau", "tuning_seeds", "policy", "platform", "track", "estimand")
+
+
+@given(st.dictionaries(st.sampled_from(DESIGN_KEYS), VALUES | st.lists(st.integers(0, 9), max_size=4)))
+def test_any_design_is_refused_or_comes_to_an_end_that_its_seeds_fit_into(design):
+    raw = {"name": "x", "delta": 1.0, "seeds": [0, 1], "script": {"command": ["a"]}, "arm": [{"name": "c"}]}
+    found = plan_or_message(lambda: build({**raw, **design}, "x", ""))
+    if isinstance(found, Plan):
+        assert found.most_seeds is None or found.most_seeds >= len(found.seeds)
+        assert not {*found.seeds} & {*found.tuning_seeds}
+    else:
+        assert "\n" not in found
 
 
 @given(st.dictionaries(KEYS, VALUES))

@@ -220,3 +220,52 @@ def test_training_curves_and_other_peoples_scores_are_no_ablations(readme):
         "## Field\n| PR | val_bpb |\n|-|-|\n| #573 | 1.05 |\n| #609 | 1.11 |\n"
     )
     assert readme(text).ablations == ()
+
+
+def test_two_versions_side_by_side_under_their_own_names_are_compared(readme):
+    rows = "| EMA | decay 0.99 | decay 0.997 |\n| XSA | Unchanged | Unchanged |\n"
+    table = f"| Component | Anchor | Delta 1 |\n|-|-|-|\n{rows}"
+    reading = readme(f"# X\n\n## Delta from the anchor\n\n{table}")
+    (row,) = new(reading).values()
+    assert (row.intervention, row.before, row.after, reading.format) == ("ema", "decay 0.99", "decay 0.997", "B")
+    table = table.replace("Delta 1", "Delta").replace("decay 0.997", "-0.0021")
+    assert new(readme(f"# X\n\n## Changes\n\n{table}"))["ema"].delta_bpb == pytest.approx(-0.0021)
+
+
+def test_a_numbered_table_of_changes(readme):
+    rows = "| # | Change | Lines |\n|-|-|-|\n| 1 | warmdown 3000 -> 3500 | 1 |\n| 2 | XSA 4 -> 11 | 1 |\n"
+    found = new(readme(f"# X\n\n## Changes from the anchor\n\n{rows}"))
+    assert {key: (row.before, row.after) for key, row in found.items()} == {
+        "warmdown": ("3000", "3500"),
+        "xsa": ("4", "11"),
+    }
+
+
+@pytest.mark.parametrize("heading", ["Intentionally excluded", "NOT included", "Not used", "Omitted features"])
+def test_what_a_record_leaves_out_is_no_part_of_it(readme, heading):
+    table = "| Feature | Reason |\n|-|-|\n| Late QAT | unclear |\n| SWA | conflicts |\n"
+    assert readme(f"# X\n\nval_bpb: 1.2012\n\n## {heading}\n\n{table}").interventions == ()
+
+
+def test_steps_of_a_protocol_are_no_parts_of_a_stack(readme):
+    steps = "1. Split into batches of train_seq_len tokens\n2. Run sliding window eval\n3. Apply EMA to all\n"
+    assert readme(f"# X\n\n## TTT protocol\n\n{steps}").interventions == ()
+
+
+def test_a_figure_of_several_things_together_is_no_single_ones(readme):
+    rows = "| base | 1.2452 | |\n| + Sliding window (stride 64) + mystic fold | 1.2052 | -0.0400 |\n"
+    reading = readme(f"# X\n\n## Ablation\n\n| Config | val_bpb | Delta |\n|-|-|-|\n{rows}")
+    (row,) = new(reading).values()
+    assert (row.delta_bpb, row.delta_joint) == (-0.04, True)
+
+
+def test_the_figure_in_a_headings_bracket_is_that_changes_own(readme):
+    text = "# X\n\n## Key techniques\n\n### Mystic fold (-0.0240 bpb)\n\nFolds twice.\n\n### EMA\n\nAverages.\n"
+    found = new(readme(text))
+    assert found["unknown:mystic-fold"].delta_bpb == -0.024
+    assert found["ema"].delta_bpb is None
+
+
+@pytest.mark.parametrize("label", ["Base", "Single change", "Anchor"])
+def test_words_for_the_whole_are_no_techniques(readme, label):
+    assert new(readme(f"# X\n\n## Changes\n\n- {label}: something else\n")) == {}

@@ -1,6 +1,7 @@
 """A record as a whole: several sources, contradictions, bad input, parts, and finding records in a tree."""
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from ledger import canonical
 from runners.extraction import sources
-from runners.extraction.record import PARSER, Unreadable, find_records, read_record
+from runners.extraction.record import PARSER, Unreadable, find_records, links_out, read_record, unusable
 
 EFFECTS, COMPARED, PROSE = (
     Path(__file__).with_name(f"{name}.md").read_text(encoding="utf-8") for name in ("effects", "compared", "prose")
@@ -136,6 +137,40 @@ def test_links_that_leave_the_tree_are_not_followed(place, tmp_path):
     (reading,) = read_record(folder)
     assert [source.path for source in reading.sources] == ["README.md"]
     assert find_records(tmp_path) == [folder]
+
+
+def test_what_could_not_be_used_is_named(place, tmp_path):
+    secret = tmp_path / "outside.log"
+    secret.write_text(LOG)
+    folder = place(README__md=PROSE, train_seed2__log="step:1/2 val_bpb:1.5\nfinal val_bpb:nan\n")
+    (folder / "train.log").symlink_to(secret)
+    (folder / "run.log").symlink_to("run.log")
+    os.mkfifo(folder / "pipe.log")
+    (reading,) = parts = read_record(folder)
+    assert {flag.said: flag.reason for flag in unusable(parts)} == {
+        ("train.log",): "a link out of the tree is not followed",
+        ("run.log",): "a link that leads nowhere",
+        ("pipe.log",): "not a regular file",
+        ("nan (train_seed2.log:2)",): "not a finite number",
+    }
+    assert not [row for row in reading.seeds if row.source == "log"]  # 1.5 is not what that run ended with
+
+
+def test_a_log_that_was_cut_gives_no_score(place, monkeypatch):
+    monkeypatch.setattr(sources, "LIMIT", 1000)
+    (reading,) = read_record(place(README__md=PROSE, train_seed7__log="val_bpb:1.9\n" * 500))
+    assert not reading.seeds or all(row.source != "log" for row in reading.seeds)
+    assert any("only the first" in flag.reason for flag in reading.flags)
+
+
+def test_folders_that_are_links_out_of_the_tree_are_named(place, tmp_path):
+    folder = place(README__md=PROSE)
+    (tmp_path / "elsewhere").mkdir()
+    link = folder.parent / "2026-09-09_Link"
+    link.symlink_to(tmp_path / "elsewhere")
+    (folder / "checkpoints").symlink_to(tmp_path / "elsewhere")  # of a record's own folders nothing is said
+    (folder.parent / "2026-09-08_Same").symlink_to(folder)
+    assert links_out(tmp_path) == links_out(folder.parent) == [link]
 
 
 def test_records_are_found_from_a_clone_its_records_a_track_or_one_itself(place, tmp_path):
