@@ -33,6 +33,7 @@ a folder where new files are slow is told.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
@@ -46,6 +47,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from benchmarks import machine
 
@@ -148,11 +150,21 @@ def delta_writer(folder: str, size: int) -> Append:
     return append
 
 
+@functools.cache
+def _measured() -> Any:
+    """The class of the event; it may be made once in a process."""
+    from eventsourcing.domain import Aggregate
+
+    class Measured(Aggregate.Event):  # type: ignore[misc]
+        body: dict[str, object]
+
+    return Measured
+
+
 def eventsourcing_writer(folder: str, size: int) -> Append:
     import uuid
 
     from eventsourcing.application import Application
-    from eventsourcing.domain import Aggregate
 
     application: Application = Application(
         env={
@@ -162,16 +174,14 @@ def eventsourcing_writer(folder: str, size: int) -> Append:
         }
     )
 
-    class Measured(Aggregate.Event):  # type: ignore[misc]
-        body: dict[str, object]
-
-    values, now = json.loads(BODY), Measured.create_timestamp()
+    values, measured = json.loads(BODY), _measured()
+    now = measured.create_timestamp()
 
     def append() -> None:
         stream = uuid.uuid4()
         application.events.put(
             [
-                Measured(originator_id=stream, originator_version=number, timestamp=now, body=values)
+                measured(originator_id=stream, originator_version=number, timestamp=now, body=values)
                 for number in range(1, size + 1)
             ]
         )
