@@ -479,7 +479,7 @@ def text(data: EventData) -> bytes:
     if TYPES.get(getattr(data, "TYPE", "")) is struct:
         try:
             made = _ENCODER.encode(data)
-            if _decoder(struct).decode(made) == data and _LONG not in made.translate(_DIGITS):
+            if msgspec.json.decode(made, type=struct) == data and _LONG not in made.translate(_DIGITS):
                 return made
         except (TypeError, ValueError, msgspec.MsgspecError):
             pass  # `check` has the words for it

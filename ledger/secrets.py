@@ -66,17 +66,16 @@ def find(data: str | bytes) -> str | None:
     return None
 
 
-def any_in(data: list[bytes]) -> bool:
-    """Whether `find` may find something in one of these: false only where it finds nothing.
+def suspected(data: bytes) -> bool:
+    """Whether `find` may find something; false only where it finds nothing.
 
-    For much text at once: Arrow's expressions (RE2) take all shapes in one pass, six times as fast as a
-    search for each anchor.
+    For much text: Arrow's expressions (RE2) take all shapes in one pass, four times as fast as a search
+    for each anchor.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    joined = pa.array([b"\n".join(data)], pa.large_binary())
-    return bool(pc.match_substring_regex(joined, _ANY)[0].as_py())
+    return bool(pc.match_substring_regex(pa.array([data], pa.large_binary()), _ANY)[0].as_py())
 
 
 def redact(data: bytes) -> tuple[bytes, int]:

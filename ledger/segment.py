@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MAX_BODY = 48 * 1024
 _PEEK = 8192
-LEAVES_MAX = 64
-MANY = 50  # rows: below, dictionaries and compression cost more than they save: plain_parquet writes it
+LEAVES_MAX = 64  # rows: up to these it lists its leaves, and plain_parquet writes it
+MANY = LEAVES_MAX + 1  # rows: from here on dictionaries and compression save more than they cost
 _SEAL = b"ledger.seal\x18\x40"  # Thrift compact: key, then a string of 64 bytes
 BLANK = b"0" * 64
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _NOTE_EVERY = 256  # appends between two notes of the head
 _GROUP_ROWS = 512  # of all threads in one commit
+_TAILS = 1024  # ends of bodies that are remembered
 
 
 class Expect(NamedTuple):
@@ -74,22 +75,22 @@ class _Commit:
 
     def __init__(self, drafts: Sequence[Draft], expect: Expect | None, again: bool) -> None:
         """Raises UsageError and SecretRefused for what may not enter the log."""
+        count = len(drafts)
         self.recorded = layout.now_us()
         self.streams, events, given, causes, correlations = zip(*drafts, strict=True)
         self.data = texts(events)  # canonical JSON
         self.kinds = [type(one) for one in events]
-        for stream in dict.fromkeys(self.streams):
+        for stream in self.streams if count == 1 else set(self.streams):
             if not _stream_is_right(stream):
                 raise UsageError(f"stream {stream!r} is not of the form kind/name")
+        many = count >= segment.MANY  # then what it takes to be fast is loaded anyway
+        self.ids = (ids.new_many if many else ids.new)(self.recorded, count)
         self.given = any(given)
-        many = len(drafts) >= segment.MANY  # then what it takes to be fast is loaded anyway
         if self.given:
-            self.ids = ids.new(self.recorded, len(drafts))
             self.ids = [ids.parse(told) or made for told, made in zip(given, self.ids, strict=True)]
-        else:
-            self.ids = (ids.new_many if many else ids.new)(self.recorded, len(drafts))
         self.names = ids.texts_many(self.ids) if many else [ids.text(one) for one in self.ids]
-        self.causes, self.correlations = list(map(ids.parse, causes)), list(map(ids.parse, correlations))
+        self.causes = [ids.parse(one) if one else None for one in causes]
+        self.correlations = [ids.parse(one) if one else None for one in correlations]
         self.expect, self.again = expect, again
         self.rows: list[segment.Row] = []
         self.position = -1
@@ -108,6 +109,7 @@ class Writer:
         self.log = log
         self.actor = _actor()
         self._actor_text = canonical.encode(self.actor).decode()
+        self._free_head = f'{{"actor":{self._actor_text},"causation_id":null,"correlation_id":null,"data":'.encode()
         self._actor_suspicious = secrets.find(self._actor_text) is not None
         self._tmp = os.path.join(log.root, "tmp")
         self._since_note = 0
@@ -134,7 +136,7 @@ class Writer:
     def _renew(self) -> None:
         """Go on under another id: the sequence of numbers under one id must have no gap and no double."""
         self.id, self._sequence = random.token_bytes(16), 0
-        self._id_text = self.id.hex()
+        self._tails: dict[tuple[str, type], bytes] = {}  # of bodies, see _tail
         self._joint = Joint(self._tmp, self.id)
 
     def append(self, drafts: Sequence[Draft], expect: Expect | None = None, again: bool = False) -> Appended:
@@ -242,8 +244,8 @@ class Writer:
         disk.need_folder(self._tmp)
         before = self._sequence
         # One search through all that is new: a token is rare, and to search each event costs eight times as much.
-        new = [data for commit in batch for data in commit.data]
-        suspicious = secrets.any_in(new) if len(new) >= segment.MANY else secrets.find(b"\n".join(new))
+        new = b"\n".join([data for commit in batch for data in commit.data])
+        suspicious = secrets.suspected(new) if len(batch[0].ids) >= segment.MANY else secrets.find(new)
         for commit in batch:
             try:
                 if suspicious or self._actor_suspicious:
@@ -417,24 +419,22 @@ class Writer:
 
     def _rows(self, commit: _Commit) -> list[segment.Row]:
         """The commit's events, numbered from where this writer stands."""
-        count, moment = len(commit.ids), layout.time_text(commit.recorded)
-        ties = list(zip(commit.causes, commit.correlations, strict=True))
-        flows = list(zip(commit.streams, commit.kinds, strict=True))
-        # What canonical.text makes of each event as a dict; put together here, because it is done for every event.
-        heads = {
-            tie: f'{{"actor":{self._actor_text},"causation_id":{_quoted(tie[0])},'
-            f'"correlation_id":{_quoted(tie[1])},"data":'.encode()
-            for tie in dict.fromkeys(ties)
-        }
-        tails = {
-            flow: f'","recorded_at":"{moment}","stream":"{flow[0]}","type":"{flow[1].TYPE}",'
-            f'"type_version":{flow[1].VERSION},"writer":"{self._id_text}","writer_seq":'.encode()
-            for flow in dict.fromkeys(flows)
-        }
+        count, moment = len(commit.ids), layout.time_text(commit.recorded).encode()
         numbers = range(self._sequence, self._sequence + count)
+        # What canonical.text makes of each event as a dict; put together here, because it is done for every event.
         bodies = [
-            b'%b%b,"event_id":"%b%b%d}' % (heads[tie], data, name.encode(), tails[flow], number)
-            for tie, data, name, flow, number in zip(ties, commit.data, commit.names, flows, numbers, strict=True)
+            b'%b%b,"event_id":"%b","recorded_at":"%b","stream":"%b%d}'
+            % (self._head(cause, correlation), data, name.encode(), moment, self._tail(stream, kind), number)
+            for cause, correlation, data, name, stream, kind, number in zip(
+                commit.causes,
+                commit.correlations,
+                commit.data,
+                commit.names,
+                commit.streams,
+                commit.kinds,
+                numbers,
+                strict=True,
+            )
         ]
         if (size := max(map(len, bodies))) > segment.MAX_BODY:
             kind = next(one.TYPE for one, body in zip(commit.kinds, bodies, strict=True) if len(body) == size)
@@ -447,6 +447,25 @@ class Writer:
         same = ([self.id] * count, numbers, [commit.recorded] * count)
         more = (commit.correlations, commit.causes, [self.actor] * count, bodies)
         return list(map(segment.Row, commit.ids, kinds, versions, commit.streams, *same, *more))
+
+    def _head(self, cause: bytes | None, correlation: bytes | None) -> bytes:
+        """A body as far as its data."""
+        if cause is None is correlation:
+            return self._free_head
+        return (
+            f'{{"actor":{self._actor_text},"causation_id":{_quoted(cause)},'
+            f'"correlation_id":{_quoted(correlation)},"data":'
+        ).encode()
+
+    def _tail(self, stream: str, kind: type[EventData]) -> bytes:
+        """A body from its stream's name to its number."""
+        if (tail := self._tails.get((stream, kind))) is None:
+            if len(self._tails) >= _TAILS:
+                self._tails.clear()
+            tail = self._tails[stream, kind] = (
+                f'{stream}","type":"{kind.TYPE}","type_version":{kind.VERSION},"writer":"{self.id.hex()}","writer_seq":'
+            ).encode()
+        return tail
 
     def _refuse_conflict(self, expect: Expect, start: int) -> None:
         for event in self.log.events(start=start, stream=expect.stream):
