@@ -339,7 +339,9 @@ end = run_command([sys.executable, "-c", {program!r}], env=env, cwd=None, timeou
     stdout_to=Path({out!r}), stderr_to=Path({err!r}), on_line=line)
 print("end", end.status, end.code, end.signal, end.reason, flush=True)
 """
-POLITE = "import os, time\ntry:\n    print(os.getpid())\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('bye')"
+POLITE = (
+    "import os, time\ntry:\n    print(os.getpid())\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('bye')"
+)
 DEAF = "import os, time\nfrom signal import *\nsignal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN)\n" + POLITE
 
 
