@@ -11,8 +11,9 @@ every key in a body is ASCII and every body has one schema.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -477,12 +478,49 @@ def text(data: EventData) -> bytes:
     struct = type(data)
     if TYPES.get(getattr(data, "TYPE", "")) is struct:
         try:
-            made = msgspec.json.encode(data, order="sorted")
+            made = _ENCODER.encode(data)
             if msgspec.json.decode(made, type=struct) == data and _LONG not in made.translate(_DIGITS):
                 return made
         except (TypeError, ValueError, msgspec.MsgspecError):
             pass  # `check` has the words for it
     return canonical.text(check(data))
+
+
+_SOME = 128  # events that are encoded together: what is made of them to be compared fits into the cache
+
+
+def texts(events: Sequence[EventData]) -> list[bytes]:
+    """`text` of each, for many of one type in half of the time. Raises UsageError as `check`."""
+    if len(events) == 1:
+        return [text(events[0])]
+    found: list[bytes] = []
+    for start in range(0, len(events), _SOME):
+        some = list(events[start : start + _SOME])
+        kinds = set(map(type, some))
+        found += (_texts(kinds.pop(), some) if len(kinds) == 1 else None) or map(text, some)
+    return found
+
+
+def _texts(struct: type, events: list[EventData]) -> list[bytes] | None:
+    """`text` of each, None where one of them has to be looked at alone. A JSON text has no line break in it."""
+    if TYPES.get(getattr(struct, "TYPE", "")) is not struct:
+        return None
+    try:
+        made = _ENCODER.encode_lines(events)
+        if _decoder(struct).decode_lines(made) == events and _LONG not in made.translate(_DIGITS):
+            lines = made.split(b"\n")
+            return lines[:-1] if len(lines) == len(events) + 1 else None
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        pass  # `text` has the words for it
+    return None
+
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+
+
+@functools.cache
+def _decoder(struct: type) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(struct)
 
 
 def check(data: EventData) -> Any:

@@ -48,6 +48,35 @@ def test_the_quick_text_is_the_canonical_text_or_refuses_as_it_does(number, name
     assert said(events.text) == said(lambda one: canonical.text(events.check(one)))
 
 
+NUMBERS = st.floats() | st.integers(-(2**64), 2**64) | st.sampled_from([2**63 - 1, 2**63, "NaN", True, None])
+
+
+@given(st.lists(st.tuples(NUMBERS, st.text(max_size=5)), min_size=1, max_size=6), st.integers(1, 60))
+def test_the_texts_of_many_events_are_those_of_each_or_refused_as_it_is(examples, told, copies):
+    many = [
+        events.ProbeMeasured(
+            run="r",
+            probe=name,
+            subject="a\nb",
+            method="svd/1",
+            params=(),
+            values=(events.Probed("x", number, ""),),
+            artifact=None,
+        )
+        if index % 5
+        else examples[index % len(examples)]
+        for index, (number, name) in enumerate(told * copies)
+    ]
+
+    def said(work):
+        try:
+            return work(many)
+        except UsageError as error:
+            return str(error)
+
+    assert said(events.texts) == said(lambda all: [events.text(one) for one in all])
+
+
 @pytest.mark.parametrize("kind", sorted(events.TYPES))
 def test_every_key_of_a_body_is_lower_case_ascii(kind, examples):
     def keys(value):
