@@ -1,11 +1,13 @@
 """A trained model as few bytes, and back: the last stage before a submission.
 
-    scheme             matrices                       embeddings   clip           compressor
-    int8               8 bits, a scale per row        the same     the baseline's zlib
-    int8_row           8 bits, a scale per row        the same     best of five   lzma
-    int6               6 bits, a scale per row        int8_row     best of five   lzma
-    int6_group         6 bits, a scale per 64         int8_row     best of five   lzma
-    …_awq, …_gptq      the two above, with what the calibration tokens tell (see gptq.py)
+    scheme               matrices                  embeddings   clip             compressor
+    int8                 8 bits, a step per row    the same     the baseline's   zlib
+    int8_clip            8 bits, a step per row    the same     best of five     lzma
+    int6                 6 bits, a step per row    8 bits       none             lzma
+    int6_clip            6 bits, a step per row    8 bits       best of five     lzma
+    int6_group           6 bits, a step per 64     8 bits       best of five     lzma
+    awq, gptq            int6_clip, with what the calibration tokens tell (see gptq.py)
+    awq_group, gptq_group    the same of int6_group
 
 `int8` is what parameter-golf's baseline exports, to the bit, with its floor: a step is at least 1/127, which is
 coarse for a matrix of small weights. Everything that is not a matrix (gains, scales, mixes) stays float32.
@@ -45,7 +47,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True):
 
     bits: int
     group: int = 0  # weights of a row that share a step; 0: the whole row
-    clip: Literal["baseline", "best"] = "best"
+    clip: Literal["baseline", "none", "best"] = "best"
     method: Literal["round", "awq", "gptq"] = "round"
     codec: Literal["zlib", "lzma"] = "lzma"
     embed_bits: int = 8
@@ -62,13 +64,14 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True):
 
 SCHEMES: dict[str, Scheme] = {
     "int8": Scheme(bits=8, clip="baseline", codec="zlib"),
-    "int8_row": Scheme(bits=8),
-    "int6": Scheme(bits=6),
+    "int8_clip": Scheme(bits=8),
+    "int6": Scheme(bits=6, clip="none"),
+    "int6_clip": Scheme(bits=6),
     "int6_group": Scheme(bits=6, group=GROUP),
-    "int6_awq": Scheme(bits=6, method="awq"),
-    "int6_group_awq": Scheme(bits=6, group=GROUP, method="awq"),
-    "int6_gptq": Scheme(bits=6, method="gptq"),
-    "int6_group_gptq": Scheme(bits=6, group=GROUP, method="gptq"),
+    "awq": Scheme(bits=6, method="awq"),
+    "awq_group": Scheme(bits=6, group=GROUP, method="awq"),
+    "gptq": Scheme(bits=6, method="gptq"),
+    "gptq_group": Scheme(bits=6, group=GROUP, method="gptq"),
 }
 
 
@@ -125,8 +128,8 @@ def _slices(columns: int, group: int) -> Iterator[slice]:
 
 def _spread(scales: np.ndarray, columns: int, group: int) -> np.ndarray:
     """[rows, columns] from [rows, groups]"""
-    spread: np.ndarray = np.repeat(scales, group or columns, axis=1)
-    return spread[:, :columns]
+    wide: np.ndarray = np.repeat(scales, group or columns, axis=1)[:, :columns]
+    return wide
 
 
 def _step(weight: np.ndarray, percentile: float, most: int) -> np.ndarray:
@@ -139,7 +142,8 @@ def _step(weight: np.ndarray, percentile: float, most: int) -> np.ndarray:
         step = (clip / most).astype(np.float16)
     if np.isinf(step).any():
         raise ValueError(f"a weight of {np.abs(weight).max():g} is too large for a scale in float16")
-    return np.maximum(step, _TINY)
+    usable: np.ndarray = np.maximum(step, _TINY)
+    return usable
 
 
 def _codes(weight: np.ndarray, steps: np.ndarray, most: int) -> np.ndarray:
@@ -147,7 +151,7 @@ def _codes(weight: np.ndarray, steps: np.ndarray, most: int) -> np.ndarray:
 
 
 def _round(weight: np.ndarray, scheme: Scheme) -> Quantized:
-    """Round to nearest, each row (or group) clipped at the one of five percentiles that leaves the smallest error."""
+    """Round to nearest; with clip "best" each row (or group) at the percentile that leaves the smallest error."""
     codes = np.empty(weight.shape, dtype=np.int16)
     scales = []
     for part in _slices(weight.shape[1], scheme.group):
@@ -155,7 +159,7 @@ def _round(weight: np.ndarray, scheme: Scheme) -> Quantized:
         best = np.full(len(w), np.inf)
         chosen = np.empty(w.shape, dtype=np.int16)
         scale = np.empty(len(w), dtype=np.float16)
-        for percentile in PERCENTILES:
+        for percentile in PERCENTILES if scheme.clip == "best" else (1.0,):
             step = _step(w, percentile, scheme.most)
             tried = _codes(w, step[:, None], scheme.most)
             error = np.square(w - tried * step.astype(np.float32)[:, None], dtype=np.float64).sum(axis=1)

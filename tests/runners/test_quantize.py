@@ -13,7 +13,7 @@ from runners import gptq, quantize
 from runners.gptq import Inputs
 from runners.quantize import SCHEMES, Scheme
 
-INT6 = SCHEMES["int6"]
+INT6 = SCHEMES["int6_clip"]
 
 
 def drawn(seed, rows, columns, spread=1.0):
@@ -127,11 +127,11 @@ def test_neither_gptq_nor_awq_is_ever_worse_than_rounding_on_the_calibration_los
 def test_gptq_is_much_better_where_inputs_go_together():
     weight, (given_inputs, x) = drawn(1, 64, 128), inputs(1, 128, tokens=2000)
     error = {}
-    for name in ("int6", "int6_awq", "int6_gptq"):
+    for name in ("int6_clip", "awq", "gptq"):
         found = quantize.quantize(weight, SCHEMES[name], given_inputs).weight(0)
         error[name] = np.square(x @ (weight - found).T).sum()
-    assert error["int6_gptq"] < 0.5 * error["int6"]
-    assert error["int6_awq"] < 0.9 * error["int6"]
+    assert error["gptq"] < 0.5 * error["int6_clip"]
+    assert error["awq"] < 0.9 * error["int6_clip"]
 
 
 def test_the_layer_loss_is_the_squared_error_of_the_outputs():
@@ -174,7 +174,7 @@ def test_a_channel_that_calibration_never_used_is_rounded():
 
 def test_too_few_calibration_tokens_still_make_a_solution():
     weight, (given_inputs, _) = drawn(7, 5, 60), inputs(7, 60, tokens=1)
-    quantize.quantize(weight, SCHEMES["int6_gptq"], given_inputs, damping=0.0)
+    quantize.quantize(weight, SCHEMES["gptq"], given_inputs, damping=0.0)
 
 
 # --- The artifact ------------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ def test_the_same_model_gives_the_same_bytes_and_quantizing_twice_changes_nothin
 
 def test_six_bits_take_fewer_bytes_than_eight():
     model = {"q": drawn(0, 256, 256)[None]}
-    size = {name: len(quantize.compress(model, SCHEMES[name], ["q"])) for name in ("int8_row", "int6", "int6_group")}
-    assert size["int6"] < size["int6_group"] < size["int8_row"]
+    size = {name: len(quantize.compress(model, SCHEMES[name], ["q"])) for name in ("int8_clip", "int6", "int6_group")}
+    assert size["int6"] < size["int6_group"] < size["int8_clip"]
     assert size["int6"] < 256 * 256 * 6 / 8 + 256 * 2 + 1000
 
 
@@ -216,9 +216,9 @@ def test_a_wrong_request_names_the_parameter():
     with pytest.raises(ValueError, match="no parameter 'k'"):
         quantize.compress(model, INT6, ["k"])
     with pytest.raises(ValueError, match="gptq needs 2 sets of inputs for 'q', found 0"):
-        quantize.compress(model, SCHEMES["int6_gptq"], ["q"])
+        quantize.compress(model, SCHEMES["gptq"], ["q"])
     with pytest.raises(ValueError, match="parameter 'q': a matrix of 24 columns, but inputs of 7 channels"):
-        quantize.compress(model, SCHEMES["int6_gptq"], ["q"], inputs={"q": [inputs(0, 7)[0]] * 2})
+        quantize.compress(model, SCHEMES["gptq"], ["q"], inputs={"q": [inputs(0, 7)[0]] * 2})
     model["q"][0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="parameter 'q': a matrix with NaN"):
         quantize.compress(model, INT6, ["q"])
