@@ -59,7 +59,7 @@ class GptRunner:
         git = capture.capture_git(None)
         self._corpus = prepare()
         data = tuple(
-            events.Digest(name, digest, (self._corpus.folder / name).stat().st_size)
+            events.Digest(name, digest, self._corpus.sizes[name])
             for name, digest in sorted(self._corpus.digests.items())
         )
         return surroundings(environment, git, _code_digest(torch.__version__), data)
