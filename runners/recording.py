@@ -30,7 +30,10 @@ def judged(metric: str, outcome: Outcome) -> Outcome:
         return outcome
     if metric not in outcome.finals:
         told = ", ".join(sorted(outcome.finals)[:8]) or "nothing"
-        return msgspec.structs.replace(outcome, status="no_metric", reason=f"it told no {metric}; it told {told}")
+        more = f"; {outcome.reason}" if outcome.reason else ""
+        return msgspec.structs.replace(
+            outcome, status="no_metric", reason=f"it told no {metric}; it told {told}{more}"
+        )
     value = outcome.finals[metric][0]
     tagged = canonical.tag(value)
     if abs(value) > HUGE:
