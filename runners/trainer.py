@@ -19,7 +19,8 @@ from runners.plan import Plan, PlanArm
 
 if TYPE_CHECKING:
     from runners.corpus import Corpus
-    from runners.gpt import GptConfig, Trainer
+    from runners.gpt_config import GptConfig
+    from runners.gpt_train import Trainer
 
 _CODE = ("runners.gpt", "runners.corpus")
 
@@ -35,8 +36,10 @@ class GptRunner:
         assert plan.trainer is not None
         self.settings = plan.trainer
         self.metric = plan.metric
+        from runners.gpt_config import GptConfig
+
         try:
-            from runners.gpt import GptConfig
+            import torch  # noqa: F401 - it is missed here, before anything is registered
         except ImportError as error:
             raise UsageError(
                 f"the built-in trainer needs {error.name}: pip install 'experiment-ledger[torch]'"
@@ -74,7 +77,7 @@ class GptRunner:
         return dict(msgspec.structs.asdict(self.configs[arm.name]))
 
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
-        from runners.gpt import Trainer
+        from runners.gpt_train import Trainer
 
         config = self.configs[cell.arm.name]
         if self._trainer is None:
