@@ -10,7 +10,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     delta = 0.01              # smallest effect that matters, in the metric's unit
     alpha = 0.05              # default
     seeds = "0-2"             # or [0, 1, 2]
-    timeout = 600             # seconds for one run; default: 120 beyond a MAX_WALLCLOCK_SECONDS that a script is given
+    timeout = 600             # seconds for one run; default: 120 beyond a script's MAX_WALLCLOCK_SECONDS
 
     track = "confirm"         # default; what "explore" finds is a suggestion for a plan with fresh seeds
     tuning_seeds = "100-102"  # seeds that chose something; none of them may confirm it
