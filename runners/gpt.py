@@ -25,7 +25,6 @@ import math
 import statistics
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -36,12 +35,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runners.corpus import Corpus
+from runners.gpt_init import MATRICES, batch_starts, init_arrays, lr_scale, rotary_tables
 
 Params = dict[str, Tensor]
 Rope = tuple[Tensor, Tensor]
 OnLog = Callable[[int, dict[str, float]], None]
 ShouldStop = Callable[[], str | None]
-MATRICES = ("q", "k", "v", "o", "up", "down")  # Muon's; the rest is Adam's
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: F.relu(x).square(),
@@ -144,40 +143,14 @@ class GptResult(msgspec.Struct, frozen=True, kw_only=True):
 # --- Model -----------------------------------------------------------------------------------------------
 
 
-def _rng(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
-
-
 def init_params(config: GptConfig, seed: int) -> Params:
-    """float32 parameters on the CPU. Matrices of one kind are stacked over blocks: [depth, out, in], so that
-    Muon turns them in one batch; each block's slice has its own generator, so depth 3 begins like depth 2."""
-    d, kv = config.width, config.width // config.heads * config.kv_heads
-    shapes = {"q": (d, d), "k": (kv, d), "v": (kv, d), "o": (d, d)}
-    shapes |= {"up": (config.mlp_mult * d, d), "down": (d, config.mlp_mult * d)}
-    params: Params = {}
-    for name, (rows, columns) in shapes.items():
-        if name in ("o", "down"):  # blocks begin as the identity
-            params[name] = torch.zeros(config.depth, rows, columns)
-            continue
-        bound = columns**-0.5
-        layers = [_rng(seed, f"{i}.{name}").uniform(-bound, bound, (rows, columns)) for i in range(config.depth)]
-        params[name] = torch.from_numpy(np.stack(layers).astype(np.float32))
-    embed = _rng(seed, "embed").standard_normal((config.vocab_size, d), dtype=np.float32)
-    params["embed"] = torch.from_numpy(embed * np.float32(0.005))
-    params["q_gain"] = torch.full((config.depth, config.heads), config.qk_gain)
-    params["attn_scale"] = torch.ones(config.depth, d)
-    params["mlp_scale"] = torch.ones(config.depth, d)
-    params["mix"] = torch.stack([torch.ones(config.depth, d), torch.zeros(config.depth, d)], dim=1)
-    params["skip"] = torch.ones(config.depth // 2, d)
-    return params
+    """The parameters of gpt_init, as float32 tensors on the CPU."""
+    return {name: torch.from_numpy(value) for name, value in init_arrays(config, seed).items()}
 
 
 def rotary(config: GptConfig, device: torch.device) -> Rope:
     """cos, sin: [seq, 1, head_dim]. Dimension i turns with i + head_dim / 2."""
-    half = config.width // config.heads // 2
-    angles = np.outer(np.arange(config.seq_len), config.rope_base ** (-np.arange(half) / half))
-    tables = np.tile(np.cos(angles), 2), np.concatenate([np.sin(angles), -np.sin(angles)], axis=1)
-    cos, sin = (torch.from_numpy(t.astype(np.float32)).to(device)[:, None] for t in tables)
+    cos, sin = (torch.from_numpy(table).to(device)[:, None] for table in rotary_tables(config))
     return cos, sin
 
 
@@ -413,24 +386,6 @@ class Trainer:
                 for part, part_y in _slices(trunk(params, config, rope, x), y):
                     total += head(part, params["embed"], part_y, config.softcap).sum().item()
         return total / count, total / math.log(2) / sizes[targets].sum().item()
-
-
-def batch_starts(tokens: int, config: GptConfig, seed: int) -> Iterator[np.ndarray]:
-    """Where each batch's windows begin, [batch] a time: every epoch a new order and a new offset of windows
-    that do not overlap. It depends on the seed and the batch's shape and on nothing else of the config."""
-    rng, size = _rng(seed, "data"), config.batch_tokens // config.seq_len
-    while True:
-        offset = int(rng.integers(config.seq_len))
-        order = rng.permutation((tokens - 1 - offset) // config.seq_len) * config.seq_len + offset
-        for i in range(0, len(order) - size + 1, size):
-            yield order[i : i + size]
-
-
-def lr_scale(config: GptConfig, step: int) -> float:
-    """Factor on every learning rate: up over warmup_steps, then one, then down to zero over the warm-down."""
-    up = (step + 1) / (config.warmup_steps + 1)
-    down = (config.steps - step) / (config.warmdown * config.steps) if config.warmdown else 1.0
-    return min(1.0, up, down)
 
 
 def _device(name: str) -> torch.device:

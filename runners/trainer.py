@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runners.corpus import Corpus
     from runners.gpt import GptConfig, Trainer
 
-_CODE = ("runners.gpt", "runners.corpus")
+_CODE = ("runners.gpt", "runners.gpt_init", "runners.corpus")
 
 
 class GptRunner:
