@@ -20,13 +20,12 @@ Importing this file imports torch; import it where a run starts, not before.
 
 from __future__ import annotations
 
-import difflib
 import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -35,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runners.corpus import Corpus
+from runners.gpt_config import GptConfig
 from runners.gpt_init import MATRICES, batch_starts, init_arrays, lr_scale, rotary_tables
 
 Params = dict[str, Tensor]
@@ -54,71 +54,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def _must(holds: bool, rule: str, found: object) -> None:
     if not holds:
         raise ValueError(f"{rule}, found {found!r}")
-
-
-class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One arm. The defaults are the control; a run of them takes about five seconds of one core.
-
-    Raises ValueError, in one line, for values that make no model.
-    """
-
-    depth: int = 2
-    width: int = 64
-    heads: int = 4
-    kv_heads: int = 2
-    mlp_mult: int = 2
-    activation: Literal["relu2", "gelu", "silu", "sin", "sin2"] = "relu2"
-    softcap: float = 30.0  # 0: no cap
-    rope_base: float = 1e4
-    qk_gain: float = 1.5  # initial
-    vocab_size: int = 1024
-    seq_len: int = 128
-    steps: int = 150
-    batch_tokens: int = 1024  # a step; half of 2048 and twice the steps learns more from the same tokens
-    matrix_lr: float = 0.04  # Muon
-    embed_lr: float = 0.03  # Adam
-    scalar_lr: float = 0.01  # Adam
-    momentum: float = 0.85  # Muon
-    warmup_steps: int = 0
-    warmdown: float = 0.5  # the last part of the steps over which learning rates fall to zero
-    val_tokens: int = 32_768  # scored, from the start of the held-out split; whole windows only
-    val_every: int = 0  # steps between validations; 0: only after the last step
-    device: str = "auto"  # auto, cpu, cuda, mps
-    # One, whatever the machine has: the count is part of what makes bits equal; at this size a second thread saves a
-    # third at best; and two that wait for each other beside another busy process made a run take a hundred seconds.
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        sizes = "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens val_tokens threads"
-        rates = "softcap rope_base qk_gain matrix_lr embed_lr scalar_lr momentum warmup_steps warmdown val_every"
-        for name in sizes.split():
-            _must(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        for name in rates.split():
-            _must(0 <= getattr(self, name) < math.inf, f"{name} must be finite, not negative", getattr(self, name))
-        _must(self.activation in ACTIVATIONS, f"activation must be one of {', '.join(ACTIVATIONS)}", self.activation)
-        _must(self.width % self.heads == 0, f"heads must divide width {self.width}", self.heads)
-        _must(self.heads % self.kv_heads == 0, f"kv_heads must divide heads {self.heads}", self.kv_heads)
-        head_dim = self.width // self.heads
-        _must(head_dim % 2 == 0, "width / heads must be even for rotary positions", head_dim)
-        _must(
-            self.batch_tokens % self.seq_len == 0,
-            f"seq_len must divide batch_tokens {self.batch_tokens}",
-            self.seq_len,
-        )
-        _must(self.val_tokens >= self.seq_len, f"val_tokens must be at least seq_len {self.seq_len}", self.val_tokens)
-        _must(self.warmdown <= 1, "warmdown must be a fraction from 0 to 1", self.warmdown)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GptConfig:
-        """A config from plain values, as a plan holds them. Raises ValueError with one line that says why."""
-        for key in values:
-            if key not in cls.__struct_fields__:
-                near = difflib.get_close_matches(str(key), cls.__struct_fields__, n=1)
-                raise ValueError(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        try:
-            return msgspec.convert(dict(values), cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from None
 
 
 class GptResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from runners.gpt import GptConfig
+    from runners.gpt_config import GptConfig
 
 Arrays = dict[str, np.ndarray]
 MATRICES = ("q", "k", "v", "o", "up", "down")  # Muon's; the rest is Adam's
