@@ -22,7 +22,9 @@ import msgspec
 Backend = Literal["auto", "torch", "mlx"]
 Activation = Literal["relu2", "gelu", "silu", "sin", "sin2", "leaky_relu2", "fan"]
 Mlp = Literal["standard", "dml_gated", "dml_orth", "fan_dml", "causal_wide", "dml_causal_wide"]
-Quantize = Literal["none", "int8", "int6", "int6_group", "int6_clip", "awq", "gptq"]
+Quantize = Literal[
+    "none", "int8", "int8_clip", "int6", "int6_clip", "int6_group", "awq", "awq_group", "gptq", "gptq_group"
+]
 
 PATHS = {"standard": 1, "dml_gated": 2, "dml_orth": 3, "fan_dml": 2, "causal_wide": 3, "dml_causal_wide": 6}
 
@@ -112,15 +114,16 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     qat_from: float = 1.0  # from the first step whose learning-rate scale is at most this; 1: from the start
 
     # --- after training
-    quantize: Quantize = "none"
-    quant_group: int = 64
+    quantize: Quantize = "none"  # what is evaluated is read back from the compressed bytes
+    quant_group: int = 64  # weights that share a step, in the schemes with groups
+    calib_tokens: int = 16_384  # of the training text, for the schemes that look at inputs
     eval: Literal["chunked", "sliding", "ttt"] = "chunked"
     eval_stride: int = 64  # sliding: tokens scored a window
     ttt_lr: float = 0.002
     ttt_epochs: int = 3
     ttt_freeze: int = 2  # first blocks that stay as they are
     ttt_chunk: int = 32_768  # tokens scored, then trained on
-    val_tokens: int = 32_768  # scored, from the start of the held-out split; whole windows only; 0: all of it
+    val_tokens: int = 0  # scored, from the start of the held-out split; whole windows only; 0: all of it
     val_every: int = 0  # steps between validations; 0: only after the last step
 
     # --- where and how
@@ -219,7 +222,17 @@ PRESETS["fast"] = PRESETS["baseline"] | {  # the first pipeline's quick screen
 
 # Fields that act only after the training, or only from a late step on: arms that differ in nothing else continue
 # one checkpoint of each seed.
-LATE = ("quantize", "quant_group", "eval", "eval_stride", "ttt_lr", "ttt_epochs", "ttt_freeze", "ttt_chunk")
+LATE = (
+    "quantize",
+    "quant_group",
+    "calib_tokens",
+    "eval",
+    "eval_stride",
+    "ttt_lr",
+    "ttt_epochs",
+    "ttt_freeze",
+    "ttt_chunk",
+)
 LATE_FROM = ("qat_bits", "qat_from")
 # Fields that say where a run takes place. They change no figure beyond rounding, so they make no other arm.
 WHERE = ("backend", "device", "compile", "threads", "stack_seeds")
@@ -281,7 +294,9 @@ def check(config: GptConfig) -> None:
         _must(config.vocab_size <= 4096, "rho1_reference 'bigram' is for vocab_size up to 4096", config.vocab_size)
     _must(config.qat_bits == 0 or 2 <= config.qat_bits <= 8, "qat_bits must be 0 or 2 to 8", config.qat_bits)
     _must(not (config.ema and config.swa), "ema and swa are two ways to average: give one of them", config.swa)
-    if config.eval == "sliding":
+    if config.val_every:
+        _must(config.eval == "chunked", "val_every goes with eval 'chunked': the others are for the end", config.eval)
+    if config.eval != "chunked":
         _must(config.eval_stride <= seq, f"eval_stride must be at most seq_len {seq}", config.eval_stride)
     if config.eval == "ttt":
         _must(
@@ -297,7 +312,7 @@ def check(config: GptConfig) -> None:
 _INF = math.inf
 _COUNTS = (
     "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens threads loops bigram_width "
-    "newton_schulz swa_every quant_group eval_stride ttt_epochs ttt_chunk"
+    "newton_schulz swa_every quant_group calib_tokens eval_stride ttt_epochs ttt_chunk"
 )
 _AMOUNTS = (
     "softcap qk_gain matrix_lr embed_lr scalar_lr warmup_steps warmdown_steps val_every wallclock embed_init "

@@ -131,14 +131,14 @@ def embed(params: Params, config: GptConfig, tokens: mx.array, shown: mx.array |
     if config.bigram_buckets:
         wide = tokens.astype(mx.int64)
         ids = ((36313 * wide[:, 1:]) ^ (27191 * wide[:, :-1])) % (config.bigram_buckets - 1)
-        ids = mx.pad(ids, ((0, 0), (1, 0)), constant_values=config.bigram_buckets - 1)
+        ids = mx.pad(ids, [(0, 0), (1, 0)], constant_values=config.bigram_buckets - 1)
         x = x + params["bigram_scale"] * linear(params["bigram"][ids], params["bigram_proj"][0])
     x = norm(x)
     if shown is not None:
         x = x * shown[..., None].astype(x.dtype)
     if config.smear_gate:
         gate = mx.sigmoid(params["smear"])
-        x = (1 - gate) * x + gate * mx.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        x = (1 - gate) * x + gate * mx.pad(x[:, :-1], [(0, 0), (1, 0), (0, 0)])
     return x
 
 
@@ -414,7 +414,7 @@ def after_next(params: Params, config: GptConfig, x: mx.array, z: mx.array, targ
     """Nats of the token after the next, by a matrix of its own before the shared head, over the tokens whose next one
     is clear: the two largest logits differ by more than the margin. It trains the trunk as well."""
     seq = targets.shape[1]
-    further = mx.pad(targets[:, 1:], ((0, 0), (0, 1)))
+    further = mx.pad(targets[:, 1:], [(0, 0), (0, 1)])
     tops = mx.topk(mx.stop_gradient(z), 2, axis=-1)
     clear = (tops.max(-1) - tops.min(-1) > config.mtp_margin) & (mx.arange(seq) < seq - 1)
     weights = clear.astype(mx.float32)

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -31,7 +32,7 @@ from runners.gpt_config import WHERE, GptConfig
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_mlx import Noise, Params, Step, begin, init_params, loss_and_grads, rates, rotary, update
 from runners.gpt_mlx_after import quantized, score
-from runners.gpt_result import GptResult, Status, code_bytes, drift, peak_memory
+from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import averaged, qat_active
 from runners.gpt_schedule import rates as rates_at
 from runners.gpt_stages import Scored
@@ -44,10 +45,12 @@ Snapshot = dict[str, np.ndarray]  # a State by name, as a checkpoint holds it
 # Read by no compiled function: rates come in as arrays, and the rest is about the run.
 NOT_COMPILED = frozenset(
     (
-        "steps matrix_lr embed_lr scalar_lr momentum momentum_start momentum_warmup warmup_steps warmdown "
-        "warmdown_steps wallclock val_tokens val_every ema swa swa_every embed_init qk_gain data"
-    ).split()
-) | set(WHERE)
+        *WHERE,
+        *("steps", "wallclock", "warmup_steps", "warmdown", "warmdown_steps"),
+        *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup"),
+        *("data", "embed_init", "qk_gain", "ema", "swa", "swa_every", "val_tokens", "val_every"),
+    )
+)
 
 
 @dataclass
@@ -138,11 +141,11 @@ class Trainer:
         self, config: GptConfig, seeds: Sequence[int], *, on_log: OnSeedLog | None = None, **more: Any
     ) -> list[GptResult]:
         """The same for several seeds, one after the other."""
-        tell = on_log or (lambda *_: None)
-        return [
-            self.train(config, seed, on_log=lambda step, values, index=index: tell(index, step, values), **more)
-            for index, seed in enumerate(seeds)
-        ]
+        results = []
+        for index, seed in enumerate(seeds):
+            tell = partial(on_log, index) if on_log else None
+            results.append(self.train(config, seed, on_log=tell, **more))
+        return results
 
     def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
         """(nats a token, bits a byte) of the held-out text, as the config says."""
@@ -235,7 +238,7 @@ class _Run:
             step_ms=1000 * statistics.median(state.times) if state.times else 0.0,
             step_drift=drift(state.times),
             parameters=sum(p.size for p in state.params.values()),
-            peak_memory_bytes=mx.get_peak_memory() if gpu else peak_memory(),
+            peak_memory_bytes=mx.get_peak_memory() if gpu else process_peak(),
             artifact_bytes=size,
             device=("mps" if sys.platform == "darwin" else "cuda") if gpu else "cpu",
         )
@@ -289,7 +292,7 @@ class _Run:
         apply = self.trainer.function("step", config, self.device)
         params, m, v = apply(state.params, found.grads, state.m, state.v, now)
         mx.eval(found.loss, params, m, v)
-        loss = found.loss.item()
+        loss = float(np.array(found.loss))
         if not math.isfinite(loss):
             state.end = "diverged", f"train loss {loss} at step {state.step}"
             state.loss = loss

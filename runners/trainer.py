@@ -12,7 +12,6 @@ import time
 from hashlib import sha256
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -22,26 +21,25 @@ from ledger.errors import UsageError
 from runners import capture
 from runners.cells import Cell, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.gpt_config import GptConfig, backend_of
+from runners.gpt_result import code_files
 from runners.plan import Plan, PlanArm
 
 if TYPE_CHECKING:
     from runners.corpus import Corpus
-
-_SHARED = ("runners.gpt_config", "runners.gpt_init", "runners.corpus")
 
 
 class Backend(NamedTuple):
     """Where a backend is. `runner` is recorded with every run; `packages` are what it imports."""
 
     runner: str
-    modules: tuple[str, ...]  # the first has the Trainer; all of them are its code
+    module: str  # that has the Trainer
     packages: tuple[str, ...]
     label: str  # in the hardware class; torch was first, and has none
 
 
 BACKENDS = {
-    "torch": Backend("gpt/1", ("runners.gpt",), ("torch",), ""),
-    "mlx": Backend("gpt-mlx/1", ("runners.gpt_mlx",), ("mlx",), " mlx"),
+    "torch": Backend("gpt/1", "runners.gpt_train", ("torch",), ""),
+    "mlx": Backend("gpt-mlx/1", "runners.gpt_mlx_train", ("mlx",), " mlx"),
 }
 
 
@@ -93,7 +91,7 @@ class GptRunner:
         config = self.configs[cell.arm.name]
         if self._trainer is None:
             assert self._corpus is not None
-            module = import_module(BACKENDS[self.backend].modules[0])
+            module = import_module(BACKENDS[self.backend].module)
             self._trainer = module.Trainer(self._corpus, config.device)
         finals: dict[str, tuple[float, int | None]] = {}
         began = time.perf_counter()
@@ -150,13 +148,9 @@ def _one_backend(configs: dict[str, GptConfig]) -> str:
 
 def _code_digest(backend: str) -> str:
     """The trainer's own text and its library's version: other code is another base."""
-    kind = BACKENDS[backend]
     total = sha256()
-    for package in kind.packages:
+    for package in BACKENDS[backend].packages:
         total.update(metadata.version(package).encode())
-    for name in (*kind.modules, *_SHARED):
-        spec = find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        total.update(Path(spec.origin).read_bytes())
+    for path in code_files(backend):
+        total.update(path.read_bytes())
     return total.hexdigest()
