@@ -1,13 +1,18 @@
 """The built-in GPT as a runner: in process, set up once, every cell of a plan through one trainer.
 
 A seed and an arm are all that differs between two cells; the data, the tokenizer and the compiled
-shapes are shared. Torch is imported when a plan asks for this runner, not before.
+shapes are shared. There are two backends, torch and MLX. A plan trains on one of them, and runs of two are
+never compared: the runner's name, the code and the hardware class all tell which it was. A backend is
+imported when a plan asks for it, not before.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -15,20 +20,32 @@ from ledger import events
 from ledger.errors import UsageError
 from runners import capture
 from runners.cells import Cell, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners.gpt_config import GptConfig, backend_of
+from runners.gpt_result import code_files
 from runners.plan import Plan, PlanArm
 
 if TYPE_CHECKING:
     from runners.corpus import Corpus
-    from runners.gpt_config import GptConfig
-    from runners.gpt_train import Trainer
 
-_CODE = ("runners.gpt", "runners.corpus")
+
+class Backend(NamedTuple):
+    """Where a backend is. `runner` is recorded with every run; `packages` are what it imports."""
+
+    runner: str
+    module: str  # that has the Trainer
+    packages: tuple[str, ...]
+    label: str  # in the hardware class; torch was first, and has none
+
+
+BACKENDS = {
+    "torch": Backend("gpt/1", "runners.gpt_train", ("torch",), ""),
+    "mlx": Backend("gpt-mlx/1", "runners.gpt_mlx_train", ("mlx",), " mlx"),
+}
 
 
 class GptRunner:
-    """Trains cells with runners/gpt.py on the embedded corpus."""
+    """Trains cells with runners/gpt.py, or runners/gpt_mlx.py, on the embedded corpus."""
 
-    name = "gpt/1"
     source = "trainer"
 
     def __init__(self, plan: Plan) -> None:
@@ -36,26 +53,18 @@ class GptRunner:
         assert plan.trainer is not None
         self.settings = plan.trainer
         self.metric = plan.metric
-        from runners.gpt_config import GptConfig
-
-        try:
-            import torch  # noqa: F401 - it is missed here, before anything is registered
-        except ImportError as error:
-            raise UsageError(
-                f"the built-in trainer needs {error.name}: pip install 'experiment-ledger[torch]'"
-            ) from None
         self.configs: dict[str, GptConfig] = {}
         for arm in plan.arm:
             try:
                 self.configs[arm.name] = GptConfig.from_dict({**self.settings, **arm.set})
             except ValueError as error:
                 raise UsageError(f"arm {arm.name!r}: {error}") from None
-        self._trainer: Trainer | None = None
+        self.backend = _one_backend(self.configs)
+        self.name = BACKENDS[self.backend].runner
+        self._trainer: Any = None
         self._corpus: Corpus | None = None
 
     def surroundings(self) -> Surroundings:
-        import torch
-
         from runners.corpus import prepare
 
         environment = capture.capture_environment(())
@@ -65,7 +74,9 @@ class GptRunner:
             events.Digest(name, digest, self._corpus.sizes[name])
             for name, digest in sorted(self._corpus.digests.items())
         )
-        return surroundings(environment, git, _code_digest(torch.__version__), data)
+        around = surroundings(environment, git, _code_digest(self.backend), data)
+        label = BACKENDS[self.backend].label
+        return msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
 
     def command(self, arm: PlanArm) -> tuple[str, ...]:
         return ()
@@ -74,15 +85,14 @@ class GptRunner:
         return {}
 
     def config(self, arm: PlanArm) -> dict[str, Any]:
-        return dict(msgspec.structs.asdict(self.configs[arm.name]))
+        return msgspec.structs.asdict(self.configs[arm.name]) | {"backend": self.backend}
 
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
-        from runners.gpt_train import Trainer
-
         config = self.configs[cell.arm.name]
         if self._trainer is None:
             assert self._corpus is not None
-            self._trainer = Trainer(self._corpus, config.device, config.threads)
+            module = import_module(BACKENDS[self.backend].module)
+            self._trainer = module.Trainer(self._corpus, config.device)
         finals: dict[str, tuple[float, int | None]] = {}
         began = time.perf_counter()
 
@@ -116,16 +126,31 @@ class GptRunner:
         )
 
 
-def _code_digest(torch_version: str) -> str:
-    """The trainer's own text and torch's version: other code is another base."""
-    from hashlib import sha256
-    from importlib.util import find_spec
-    from pathlib import Path
+def _one_backend(configs: dict[str, GptConfig]) -> str:
+    """The backend that all arms train on. Raises UsageError when they differ, or when it is not installed."""
+    (first, config), *rest = configs.items()
+    backend = backend_of(config)
+    for name, other in rest:
+        if backend_of(other) != backend:
+            raise UsageError(
+                f"arm {name!r} trains on {backend_of(other)} and arm {first!r} on {backend}: runs of two backends "
+                "are not compared; set `backend` in [trainer]"
+            )
+    for package in BACKENDS[backend].packages:
+        if find_spec(package) is None:
+            instead = next(name for name in BACKENDS if name != backend)
+            raise UsageError(
+                f"the built-in trainer needs {package}: pip install 'experiment-ledger[{backend}]' "
+                f"(or set backend = {instead!r} in [trainer])"
+            )
+    return backend
 
-    total = sha256(torch_version.encode())
-    for name in _CODE:
-        spec = find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        total.update(Path(spec.origin).read_bytes())
+
+def _code_digest(backend: str) -> str:
+    """The trainer's own text and its library's version: other code is another base."""
+    total = sha256()
+    for package in BACKENDS[backend].packages:
+        total.update(metadata.version(package).encode())
+    for path in code_files(backend):
+        total.update(path.read_bytes())
     return total.hexdigest()
