@@ -57,7 +57,10 @@ import msgspec
 from ledger import canonical, events
 from ledger.errors import UsageError
 
-TRAINER_METRICS = ("val_bpb", "val_loss", "train_loss")  # of the built-in GPT; lower is better
+TRAINER_METRICS = (  # of the built-in GPT; of all of them lower is better
+    *("val_bpb", "val_loss", "val_bpb_subset", "val_loss_subset", "train_loss"),
+    *("val_bpb_pre_quant", "val_bpb_subset_pre_quant", "quant_gap", "quant_gap_subset", "artifact_bytes"),
+)
 MAX_SEEDS = 10_000
 MAX_PLAN_BYTES = 16 * 1024  # the text is kept in the event
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+=,:/^*-]{0,79}")
