@@ -223,7 +223,7 @@ def fan(u: Tensor, periodic: int, rest: Callable[[Tensor], Tensor]) -> Tensor:
 def decorrelation(a: Tensor, b: Tensor) -> Tensor:
     """Barlow-Twins redundancy of two sets of features [..., tokens, features] over all tokens: the sum of the squared
     correlations between every feature of `a` and every one of `b`, over the number of features. It has a gradient."""
-    a, b = (_standard(x.flatten(0, -2).float()) for x in (a, b))
+    a, b = (_standard(x.flatten(0, -2).to(torch.promote_types(x.dtype, torch.float32))) for x in (a, b))
     correlation = a.mT @ b / a.size(0)
     return correlation.square().sum() / correlation.size(-1)
 
