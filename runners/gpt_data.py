@@ -56,7 +56,9 @@ class CorpusSource:
     def __init__(self, corpus: Corpus) -> None:
         self.corpus, self.vocab_size, self.val = corpus, corpus.vocab_size, corpus.val
         self.counts = corpus.counts
-        self.digests = {name: (digest, corpus.sizes[name]) for name, digest in corpus.digests.items()}
+        self.digests: Mapping[str, tuple[str, int]] = {
+            name: (digest, corpus.sizes[name]) for name, digest in corpus.digests.items()
+        }
 
     def batches(self, config: GptConfig, seed: int) -> Iterator[Batch]:
         return batches(self.corpus.shards, config.seq_len, config.windows, seed)
@@ -68,7 +70,8 @@ class CorpusSource:
             left -= len(parts[-1])
             if left <= 0:
                 break
-        return np.concatenate(parts)
+        found: np.ndarray = np.concatenate(parts)
+        return found
 
     def check(self, config: GptConfig) -> None:
         # An epoch's offset may cost each shard a window.
