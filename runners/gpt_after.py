@@ -11,49 +11,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from runners.evaluate import Score, named, score_first, summed, token_losses, whole_windows
 from runners.gpt import Params, Rope, nats, rotary, slices, trunk
 from runners.gpt_config import GptConfig
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES
+from runners.gpt_stages import InputSum, Scored, calibration, compressed, scheme
+from runners.gpt_stages import score as score_model
 from runners.gptq import Inputs
-from runners.quantize import SCHEMES, artifact_bytes, compress, restore
-
-
-class Scored(NamedTuple):
-    """Nats a token and bits a byte, under names that say whether the whole held-out split was scored."""
-
-    loss: float
-    bpb: float
-    loss_name: str
-    bpb_name: str
+from runners.quantize import artifact_bytes, restore
 
 
 def score(params: Params, config: GptConfig, source: Source, dtype: torch.dtype = torch.float32) -> Scored:
     """The model on held-out text, as `config.eval` says. `params` are not changed."""
     with torch.no_grad():
         model = Model(params, config, dtype)
-    count = whole_windows(len(source.val), config.seq_len, config.val_tokens)
-    batch = max(1, (config.micro_tokens or config.batch_tokens) // config.seq_len)
-    if config.eval == "ttt":
-        stride = min(config.eval_stride, config.seq_len)
-        found = score_first(
-            model, source.val, count, config.seq_len, stride=stride, chunk=config.ttt_chunk,
-            lr=config.ttt_lr, epochs=config.ttt_epochs, batch=batch,
-        )  # fmt: skip
-    else:
-        stride = config.eval_stride if config.eval == "sliding" else 0
-        found = token_losses(model.losses, source.val, count, config.seq_len, stride=stride, batch=batch)
-    total: Score = summed(found, source.val, source.counts)
-    names = (named(name, count, len(source.val), config.seq_len) for name in ("val_loss", "val_bpb"))
-    return Scored(total.loss, total.bpb, *names)
+    return score_model(model, config, source)
 
 
 class Model:
@@ -117,14 +95,9 @@ def quantized(params: Params, config: GptConfig, source: Source) -> Artifact:
 
     Raises ValueError for weights that are not finite.
     """
-    scheme = SCHEMES[config.quantize]
-    if scheme.group:
-        scheme = msgspec.structs.replace(scheme, group=config.quant_group)
-    matrices = [name for name in params if name in MATRICES]
-    tables = [name for name in params if name in TABLES]
     arrays = {name: p.detach().float().cpu().numpy() for name, p in params.items()}
-    inputs = matrix_inputs(params, config, source) if scheme.calibrated else None
-    model = compress(arrays, scheme, matrices, tables, inputs)
+    inputs = matrix_inputs(params, config, source) if scheme(config).calibrated else None
+    model = compressed(arrays, config, inputs)
     device = params["embed"].device
     back = {name: torch.from_numpy(array).to(device) for name, array in restore(model).items()}
     return Artifact({name: back[name] for name in params}, model)
@@ -132,9 +105,7 @@ def quantized(params: Params, config: GptConfig, source: Source) -> Artifact:
 
 def matrix_inputs(params: Params, config: GptConfig, source: Source) -> dict[str, list[Inputs]]:
     """What every matrix is given by `calib_tokens` of the training text, a slice each."""
-    sample = source.sample(config.calib_tokens + 1).astype(np.int64)
-    count = (len(sample) - 1) // config.seq_len
-    windows = torch.from_numpy(sample[: count * config.seq_len].reshape(count, -1)).to(params["embed"].device)
+    windows = torch.from_numpy(calibration(config, source)).to(params["embed"].device)
     rope = rotary(config, windows.device)
     with torch.no_grad(), _watch(params) as seen:
         for part in windows.split(8):
@@ -144,33 +115,16 @@ def matrix_inputs(params: Params, config: GptConfig, source: Source) -> dict[str
     return {name: [each.inputs() for each in slices_] for name, slices_ in seen.items()}
 
 
-class _Sum:
-    """The sums over tokens of one matrix's inputs."""
-
-    def __init__(self, columns: int) -> None:
-        self.hessian, self.magnitude = np.zeros((columns, columns)), np.zeros(columns)
-        self.tokens = 0
-
-    def add(self, x: Tensor) -> None:
-        rows = x.detach().flatten(0, -2).double()
-        self.hessian += (rows.mT @ rows).cpu().numpy()
-        self.magnitude += rows.abs().sum(0).cpu().numpy()
-        self.tokens += len(rows)
-
-    def inputs(self) -> Inputs:
-        return Inputs(self.hessian, self.magnitude / max(1, self.tokens), self.tokens)
-
-
 @contextmanager
-def _watch(params: Params) -> Iterator[dict[str, list[_Sum]]]:
+def _watch(params: Params) -> Iterator[dict[str, list[InputSum]]]:
     """Every F.linear whose weight is a slice of a matrix tells its input; the model need not know."""
-    seen = {name: [_Sum(p.size(-1)) for _ in p] for name, p in params.items() if name in MATRICES}
+    seen = {name: [InputSum(p.size(-1)) for _ in p] for name, p in params.items() if name in MATRICES}
     where = {p[i].data_ptr(): (name, i) for name, p in params.items() if name in MATRICES for i in range(len(p))}
 
     class Watch(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is F.linear and (found := where.get(args[1].data_ptr())):
-                seen[found[0]][found[1]].add(args[0])
+                seen[found[0]][found[1]].add(args[0].detach().flatten(0, -2).float().cpu().numpy())
             return func(*args, **(kwargs or {}))
 
     with Watch():

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,41 +28,19 @@ from torch import Tensor
 
 from runners.corpus import Corpus
 from runners.gpt import Params, Rope, init_params, rotary
-from runners.gpt_after import Scored, quantized, score
+from runners.gpt_after import quantized, score
 from runners.gpt_config import WHERE, GptConfig
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
+from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
+from runners.gpt_stages import PRE_QUANT, Scored, quantization
 
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
-Status = Literal["ok", "diverged", "stopped"]
 Snapshot = dict[str, Tensor]  # a State by name, as a checkpoint holds it
-
-
-class GptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One seed of one arm. Losses in nats a token; bpb in bits a byte of text."""
-
-    status: Status
-    reason: str | None  # why it did not finish
-    val_bpb: float | None  # None unless status is ok
-    val_loss: float | None
-    val_name: str  # val_bpb, or val_bpb_subset where a part of the held-out split was scored
-    raw_bpb: float | None  # before quantization, where there was one
-    train_loss: float | None  # plain nats of the last step; None when not finite
-    steps: int  # done, those before a fork included
-    tokens: int
-    wall_s: float  # all of it, with validation; of seeds in one batch each has its share
-    cpu_s: float  # of this process, all threads
-    tokens_per_s: float  # of training, without validation
-    step_ms: float  # median
-    step_drift: float  # last quarter's median step over the first's, less one: heat, clocks, neighbours
-    parameters: int
-    peak_memory_bytes: int  # CUDA: allocated by this run; else: the process's peak so far
-    artifact_bytes: int | None  # of the quantized model and the code, as the challenge counts
-    device: str
 
 
 @dataclass
@@ -436,17 +413,17 @@ class _Run:
 
     def validate(self, state: State) -> None:
         """Score the weights of now, on the way. Quantization is for the end, and so is its name."""
-        prefix = "" if self.config.quantize == "none" else "raw_"
+        suffix = "" if self.config.quantize == "none" else PRE_QUANT
         for index in range(len(self.seeds)):
             if index not in state.ends:
-                self.scored(state, index, self.weights(state.average.weights(state.params), index), prefix)
+                self.scored(state, index, self.weights(state.average.weights(state.params), index), suffix)
 
-    def scored(self, state: State, index: int, params: Params, prefix: str = "") -> Scored | None:
+    def scored(self, state: State, index: int, params: Params, suffix: str = "") -> Scored | None:
         found = score(params, self.config, self.trainer.source, self.dtype)
         if not (math.isfinite(found.loss) and math.isfinite(found.bpb)):
             state.ends[index] = ("diverged", f"validation loss {found.loss} after step {state.step}", state.step)
             return None
-        self.on_log(index, state.step, {prefix + found.loss_name: found.loss, prefix + found.bpb_name: found.bpb})
+        self.on_log(index, state.step, {found.loss_name + suffix: found.loss, found.bpb_name + suffix: found.bpb})
         return found
 
     def finish(self, state: State, reason: str | None) -> list[tuple[Scored | None, float | None, int | None]]:
@@ -459,16 +436,19 @@ class _Run:
                 done.append((None, None, None))
                 continue
             params = self.weights(state.average.weights(state.params), index)
-            raw = size = None
-            if self.config.quantize != "none":
-                before = self.scored(state, index, params, "raw_")
-                if before is None:
-                    done.append((None, None, None))
-                    continue
-                made = quantized(params, self.config, self.trainer.source)
-                raw, size, params = before.bpb, made.total(code_bytes()), made.params
-                self.on_log(index, state.step, {"artifact_bytes": float(size)})
-            done.append((self.scored(state, index, params), raw, size))
+            if self.config.quantize == "none":
+                done.append((self.scored(state, index, params), None, None))
+                continue
+            before = self.scored(state, index, params, PRE_QUANT)
+            if before is None:
+                done.append((None, None, None))
+                continue
+            made = quantized(params, self.config, self.trainer.source)
+            size = made.total(code_bytes("torch"))
+            after = self.scored(state, index, made.params)
+            if after is not None:
+                self.on_log(index, state.step, quantization(before, after, size))
+            done.append((after, before.bpb, size))
         return done
 
     def result(
@@ -542,34 +522,6 @@ def attention_kernel(name: str) -> Iterator[None]:
         yield
 
 
-def drift(times: Sequence[float]) -> float:
-    """How much slower the last quarter of steps was than the first, as a fraction, by medians; the first step, which
-    sets things up, left out. 0 for less than eight steps."""
-    if len(times) < 8:
-        return 0.0
-    quarter = len(times) // 4
-    return statistics.median(times[-quarter:]) / statistics.median(times[1 : quarter + 1]) - 1
-
-
 def peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource  # POSIX only, and only needed here
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
-
-
-CODE = (
-    *("gpt", "gpt_config", "gpt_init", "gpt_loss", "gpt_schedule", "gpt_optim", "gpt_data", "gpt_after", "gpt_train"),
-    *("bits", "gptq", "quantize", "bytecount", "evaluate", "corpus"),
-)
-
-
-def code_bytes() -> int:
-    """Bytes of the code that a submission of this model would need."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    specs = [find_spec(f"runners.{name}") for name in CODE]
-    return sum(Path(spec.origin).stat().st_size for spec in specs if spec and spec.origin)
+    """CUDA: allocated by this run; else: the process's peak so far."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else process_peak()
