@@ -47,7 +47,8 @@ class Model:
     def losses(self, tokens: np.ndarray, targets: np.ndarray, first: int) -> np.ndarray:
         """float32 [batch, seq - first]"""
         with torch.no_grad():
-            return self._nats(self.params, tokens, targets, first).float().cpu().numpy()
+            found: np.ndarray = self._nats(self.params, tokens, targets, first).float().cpu().numpy()
+        return found
 
     def learn(self, tokens: np.ndarray, targets: np.ndarray, lr: float) -> None:
         """One step of SGD with momentum 0.9, its gradient clipped to a norm of one; the first blocks stay."""
@@ -70,7 +71,7 @@ class Model:
         if self.dtype != torch.float32:
             params = {name: p.to(self.dtype) for name, p in params.items()}
         rope = tuple(table[: x_in.size(1)] for table in self.rope)
-        x = trunk(params, self.config, rope, x_in)[:, first:].flatten(0, 1)  # type: ignore[arg-type]
+        x = trunk(params, self.config, rope, x_in)[:, first:].flatten(0, 1)
         each = [nats(a, params["embed"], b, self.config.softcap) for a, b in slices(x, y_in[:, first:].flatten())]
         return torch.cat(each).view(len(tokens), -1)
 
@@ -120,7 +121,7 @@ def _watch(params: Params) -> Iterator[dict[str, list[InputSum]]]:
     seen = {name: [InputSum(p.size(-1)) for _ in p] for name, p in params.items() if name in MATRICES}
     where = {p[i].data_ptr(): (name, i) for name, p in params.items() if name in MATRICES for i in range(len(p))}
 
-    class Watch(TorchFunctionMode):
+    class Watch(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is F.linear and (found := where.get(args[1].data_ptr())):
                 seen[found[0]][found[1]].add(args[0].detach().flatten(0, -2).float().cpu().numpy())

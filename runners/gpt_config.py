@@ -132,6 +132,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     device: str = "auto"  # auto, cpu, cuda, mps
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on CUDA
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA, once an architecture
+    attention: Literal["auto", "flash", "cudnn", "math"] = "auto"  # torch's kernel
     # One, whatever the machine has: the count is part of what makes bits equal; at this size a second thread saves a
     # third at best; and two that wait for each other beside another busy process made a run take a hundred seconds.
     threads: int = 1
@@ -235,7 +236,7 @@ LATE = (
 )
 LATE_FROM = ("qat_bits", "qat_from")
 # Fields that say where a run takes place. They change no figure beyond rounding, so they make no other arm.
-WHERE = ("backend", "device", "compile", "threads", "stack_seeds")
+WHERE = ("backend", "device", "compile", "attention", "threads", "stack_seeds")
 
 
 def check(config: GptConfig) -> None:

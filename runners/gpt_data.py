@@ -34,7 +34,11 @@ class Source(Protocol):
     vocab_size: int
     val: np.ndarray  # held-out tokens, one dimension
     counts: ByteCount
-    digests: Mapping[str, tuple[str, int]]  # file -> (sha256, bytes)
+
+    @property
+    def digests(self) -> Mapping[str, tuple[str, int]]:
+        """file -> (sha256, bytes): the text's identity"""
+        ...
 
     def batches(self, config: GptConfig, seed: int) -> Iterator[Batch]:
         """Batches of `config.windows` windows without end, in an order that is a function of seed and shape alone."""
@@ -107,7 +111,8 @@ def bigram_nats(sample: np.ndarray, vocab_size: int) -> np.ndarray:
     counts = np.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
     single = (np.bincount(sample, minlength=vocab_size) + 1.0) / (len(sample) + vocab_size)
     smooth = (counts + _KAPPA * single) / (counts.sum(1, keepdims=True) + _KAPPA)
-    return -np.log(smooth).astype(np.float32)
+    found: np.ndarray = -np.log(smooth).astype(np.float32)
+    return found
 
 
 def stream(source: Source, config: GptConfig, seed: int, reference: np.ndarray | None) -> Iterator[Batch]:

@@ -47,7 +47,7 @@ class Step(NamedTuple):
 # --- The weighted head -------------------------------------------------------------------------------------
 
 
-class _Head(torch.autograd.Function):
+class _Head(torch.autograd.Function):  # type: ignore[misc]
     """(weighted sum of nats, nats of each token) from x [n, width], embed [vocab, width], targets [n], weights [n].
 
     The gradient is made on the way, slice by slice, while the logits are in the cache; weights are constants.

@@ -86,8 +86,8 @@ class Optimizer:
         self.steps += 1
         b1, b2 = self.config.beta1, self.config.beta2
         scalars: tuple[Any, ...] = (rates.lr, rates.momentum, 1 - b1**self.steps, 1 - b2**self.steps)
-        device = next(iter(params.values())).device
-        if device.type == "cuda":  # numbers in the code would make torch.compile build it anew at every step
+        if self.math is not muon_adam:  # numbers in the code would make torch.compile build it anew at every step
+            device = next(iter(params.values())).device
             scalars = torch.tensor(scalars, dtype=torch.float32).to(device, non_blocking=True).unbind()
         live = {name: p.detach() for name, p in params.items()}
         self.math(self.config, self.lr, live, grads, self.m, self.v, scalars, self.seeds)

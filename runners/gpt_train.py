@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -346,8 +347,14 @@ class _Run:
     def pass_(self, state: State, x: Tensor, y: Tensor, now: Rates, some: Noise, qat: bool) -> Step:
         """Forward and backward on tokens [(seeds,) windows, seq]."""
         if self.compile:
-            now = Rates(*(torch.as_tensor(value, device=self.device) for value in now))  # type: ignore[arg-type]
+            now = Rates(*(torch.as_tensor(value, device=self.device) for value in now))
         function = self.objective(qat)
+        with attention_kernel(self.config.attention):
+            return self.differentiate(function, state, x, y, now, some)
+
+    def differentiate(
+        self, function: Callable[..., Any], state: State, x: Tensor, y: Tensor, now: Rates, some: Noise
+    ) -> Step:
         given = (state.params, x, y, now, some, state.position)
         if not self.many:
             total, (loss, at) = function(*given)
@@ -451,7 +458,11 @@ class _Run:
         wall: float,
         cpu: float,
     ) -> GptResult:
-        status, why, steps = state.ends.get(index, ("ok", None, state.step))
+        status: Status = "ok"
+        why: str | None = None
+        steps = state.step
+        if index in state.ends:
+            status, why, steps = state.ends[index]
         loss = state.losses[index] if index < len(state.losses) else math.nan
         tokens = self.config.batch_tokens
         return GptResult(
@@ -493,6 +504,19 @@ def precision(config: GptConfig, device: torch.device) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+@contextmanager
+def attention_kernel(name: str) -> Iterator[None]:
+    """Which of torch's attention kernels may be taken; auto: torch's own choice."""
+    if name == "auto":
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
+    with sdpa_kernel(kernels[name]):
+        yield
 
 
 def peak_memory(device: torch.device) -> int:
