@@ -128,6 +128,7 @@ EXCLUDED = {
     "shards": "how much of it; the same",
     "backend": "which of the two",
     "device": "where",
+    "attention": "torch's kernel",
     "compile": "test_gpt_mlx.py: the compiled step is the step",
     "dtype": "parity is of float32; in bfloat16 only that it trains (test_gpt_mlx.py)",
     "threads": "torch's",
