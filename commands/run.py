@@ -146,7 +146,7 @@ def runner_for(plan: Plan, log: Log) -> Runner:
     if plan.trainer is not None:
         from runners.trainer import GptRunner
 
-        return GptRunner(plan)
+        return GptRunner(plan, log)
     from runners.script import ScriptRunner
 
     return ScriptRunner(plan, log.root)

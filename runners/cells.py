@@ -107,6 +107,10 @@ class Runner(Protocol):
         """The settings in force, for the record."""
         ...
 
+    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
+        """The run whose checkpoint this cell goes on from, if it does not train itself."""
+        ...
+
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         """Carry out one cell. A failure is an outcome; KeyboardInterrupt becomes status interrupted."""
         ...

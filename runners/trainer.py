@@ -3,7 +3,8 @@
 A seed and an arm are all that differs between two cells; the data, the tokenizer and the compiled
 shapes are shared. There are two backends, torch and MLX. A plan trains on one of them, and runs of two are
 never compared: the runner's name, the code and the hardware class all tell which it was. A backend is
-imported when a plan asks for it, not before.
+imported when a plan asks for it, not before. With pair_tier = "fork" a seed is trained once, and arms that
+differ in their late stages go on from its weights (fork.py).
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ledger import events
+from ledger.chain import Log
 from ledger.errors import UsageError
-from runners import capture
-from runners.cells import Cell, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners import capture, fork
+from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.gpt_config import GptConfig, backend_of
 from runners.gpt_result import code_files
 from runners.plan import Plan, PlanArm
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from runners.corpus import Corpus
 
 
@@ -50,7 +54,7 @@ class GptRunner:
 
     source = "trainer"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, log: Log) -> None:
         """Check every arm's settings before anything runs. Raises UsageError, also without torch."""
         assert plan.trainer is not None
         self.settings = plan.trainer
@@ -64,6 +68,10 @@ class GptRunner:
         self.data = _one_text(self.configs)
         self.backend = _one_backend(self.configs)
         self.name = BACKENDS[self.backend].runner
+        if plan.pair_tier == "fork":
+            fork.check(self.configs)
+        self._log = log if plan.pair_tier == "fork" else None
+        self._forks: fork.Forks | None = None
         self._trainer: Any = None
         self._corpus: Corpus | None = None
 
@@ -82,7 +90,9 @@ class GptRunner:
         )
         around = surroundings(environment, git, _code_digest(self.backend), data)
         label = BACKENDS[self.backend].label
-        return msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
+        around = msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
+        self._forks = None if self._log is None else fork.Forks(self._log, around)
+        return around
 
     def command(self, arm: PlanArm) -> tuple[str, ...]:
         return ()
@@ -92,6 +102,10 @@ class GptRunner:
 
     def config(self, arm: PlanArm) -> dict[str, Any]:
         return msgspec.structs.asdict(self.configs[arm.name]) | {"backend": self.backend}
+
+    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
+        held = self._forks.find(self.config(arm), seed) if self._forks else None
+        return held.run if held else None
 
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         config = self.configs[cell.arm.name]
@@ -107,18 +121,30 @@ class GptRunner:
                 finals[name] = (value, step)
                 on_point(step, name, value)
 
+        kept: list[Kept] = []
+
+        def on_weights(_: int, step: int, weights: dict[str, np.ndarray]) -> None:
+            if self._forks is not None:
+                made = fork.Checkpoint(cell.run, step, weights)
+                kept.append(self._forks.hold(self.config(cell.arm), cell.seed, made))
+
+        def ended(status: events.Status, reason: str) -> Outcome:
+            wall = time.perf_counter() - began
+            return Outcome(status=status, reason=reason, finals=finals, wall_s=wall, kept=tuple(kept))
+
         try:
-            result = self._trainer.train(config, cell.seed, on_log=on_log, should_stop=should_stop)
+            held = self._forks.find(self.config(cell.arm), cell.seed) if self._forks else None
+            if held is not None:
+                result = self._trainer.late(config, cell.seed, held.weights, held.step, on_log=on_log)
+            else:
+                result = self._trainer.train(
+                    config, cell.seed, on_log=on_log, should_stop=should_stop, on_weights=on_weights
+                )
         except KeyboardInterrupt:
-            return Outcome(
-                status="interrupted", reason="interrupted", finals=finals, wall_s=time.perf_counter() - began
-            )
-        except (MemoryError, RuntimeError) as error:
-            kind: events.Status = (
-                "oom" if isinstance(error, MemoryError) or "out of memory" in str(error) else "crash"
-            )
-            reason = f"{type(error).__name__}: {error}"
-            return Outcome(status=kind, reason=reason, finals=finals, wall_s=time.perf_counter() - began)
+            return ended("interrupted", "interrupted")
+        except (MemoryError, RuntimeError, ValueError) as error:
+            memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+            return ended("oom" if memory else "crash", f"{type(error).__name__}: {error}")
         status: events.Status = "timeout" if result.status == "stopped" else result.status
         return Outcome(
             status=status,
@@ -129,6 +155,7 @@ class GptRunner:
             wall_s=result.wall_s,
             cpu_s=result.cpu_s,
             peak_memory_bytes=result.peak_memory_bytes,
+            kept=tuple(kept),
         )
 
 
