@@ -45,7 +45,7 @@ class Synthetic:
 
     def __init__(self, folder: Path) -> None:
         from runners.bytecount import exact
-        from runners.corpus import load_shard
+        from runners.shards import load_shard
 
         self.train, self.val = (
             load_shard(folder / "fineweb_train_000000.bin"),
@@ -55,11 +55,9 @@ class Synthetic:
         self.digests: dict[str, tuple[str, int]] = {}
 
     def batches(self, config: Any, seed: int) -> Iterator[np.ndarray]:
-        from runners.gpt_data import batch_starts
+        from runners.shards import batches
 
-        window = np.arange(config.seq_len + 1)
-        for starts in batch_starts(len(self.train), config, seed):
-            yield self.train[starts[:, None] + window].astype(np.int64)
+        return batches([self.train], config.seq_len, config.windows, seed)
 
     def sample(self, tokens: int) -> np.ndarray:
         return self.train[:tokens]
@@ -179,7 +177,8 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from runners.corpus import prepare, write_shard
+    from runners.corpus import prepare
+    from runners.shards import write_shard
 
     settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options.set)}
     told: dict[str, Any] = {
