@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=float, default=None, metavar="SECONDS", help="For one run.")
 @click.option("--name", default=None, help="The experiment's name.")
 @click.option("--pattern", "patterns", multiple=True, metavar="REGEX", help="Reads more metrics from the output.")
+@click.option("--log-file", default=None, metavar="GLOB", help="Read where the output lacks the metric (logs/*.txt).")
 @click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
 @shared()
 def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: Any) -> int:
@@ -89,7 +90,9 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     if len(what) == 1 and what[0].endswith(".toml"):
         given = [name for name, value in options.items() if value not in (None, ()) and name != "seeds"]
         if given:
-            raise click.UsageError(f"--{given[0].rstrip('s')} goes with a command; a plan says it in its file")
+            raise click.UsageError(
+                f"--{given[0].rstrip('s').replace('_', '-')} goes with a command; a plan says it in its file"
+            )
         return read_file(what[0], options["seeds"])
     direction: Literal["lower", "higher"] = options["direction"] or "lower"
     seeds = options["seeds"]
@@ -108,6 +111,7 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         timeout=options["timeout"],
         name=options["name"],
         patterns=options["patterns"],
+        log=options["log_file"] or "",
     )
 
 

@@ -117,6 +117,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     quantize: Quantize = "none"  # what is evaluated is read back from the compressed bytes
     quant_group: int = 64  # weights that share a step, in the schemes with groups
     calib_tokens: int = 16_384  # of the training text, for the schemes that look at inputs
+    calib_seed: int = 0  # which windows of it
     eval: Literal["chunked", "sliding", "ttt"] = "chunked"
     eval_stride: int = 64  # sliding: tokens scored a window
     ttt_lr: float = 0.002
@@ -128,6 +129,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     # --- where and how
     data: str = ""  # folder of shards; empty: the embedded corpus
+    shards: int = 0  # of training text, the first ones; 0: all that are there
     backend: Backend = "auto"  # mlx on Apple Silicon, torch elsewhere
     device: str = "auto"  # auto, cpu, cuda, mps
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on CUDA
@@ -227,6 +229,7 @@ LATE = (
     "quantize",
     "quant_group",
     "calib_tokens",
+    "calib_seed",
     "eval",
     "eval_stride",
     "ttt_lr",
@@ -319,7 +322,7 @@ _AMOUNTS = (
     "softcap qk_gain matrix_lr embed_lr scalar_lr warmup_steps warmdown_steps val_every wallclock embed_init "
     "momentum_warmup muon_decay grad_clip bt_lambda bt_layers mtp_weight mtp_margin probe_threshold ttt_lr "
     "val_tokens micro_tokens curriculum_buffer bigram_buckets xsa_last parallel_last loop_first loop_count "
-    "ttt_freeze qat_bits"
+    "ttt_freeze qat_bits shards calib_seed"
 )
 _RANGES = (
     (_COUNTS, 1, _INF, "at least 1"),

@@ -18,10 +18,11 @@ from typing import Protocol
 
 import numpy as np
 
-from runners.bytecount import ByteCount, exact
+from runners.bytecount import ByteCount
 from runners.corpus import Corpus
 from runners.gpt_config import GptConfig
 from runners.gpt_init import rng
+from runners.shards import batches
 
 Batch = np.ndarray  # int64 [windows, seq + 1]: inputs are all but the last, targets all but the first
 BIGRAM_TOKENS = 10_000_000  # of the training text that the bigram model is made of
@@ -29,7 +30,7 @@ _KAPPA = 16.0  # tokens that the unigram model is worth beside a pair's own coun
 
 
 class Source(Protocol):
-    """A tokenized text. `runners/gpt_data.py` has the embedded corpus; shards are in `runners/shards.py`."""
+    """A tokenized text, as a trainer asks for it."""
 
     vocab_size: int
     val: np.ndarray  # held-out tokens, one dimension
@@ -54,27 +55,34 @@ class Source(Protocol):
 
 
 class CorpusSource:
-    """The embedded corpus: one array, windows that do not overlap, a new order and offset every epoch."""
+    """The embedded corpus or a folder of shards: windows that do not overlap, a new order and offset every epoch."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus, self.vocab_size, self.val = corpus, corpus.vocab_size, corpus.val
-        self.counts = exact(corpus.token_bytes)
-        self.digests = {
-            name: (digest, (corpus.folder / name).stat().st_size) for name, digest in corpus.digests.items()
+        self.counts = corpus.counts
+        self.digests: Mapping[str, tuple[str, int]] = {
+            name: (digest, corpus.sizes[name]) for name, digest in corpus.digests.items()
         }
 
     def batches(self, config: GptConfig, seed: int) -> Iterator[Batch]:
-        window = np.arange(config.seq_len + 1)
-        for starts in batch_starts(len(self.corpus.train), config, seed):
-            yield self.corpus.train[starts[:, None] + window].astype(np.int64)
+        return batches(self.corpus.shards, config.seq_len, config.windows, seed)
 
     def sample(self, tokens: int) -> np.ndarray:
-        return self.corpus.train[:tokens]
+        parts, left = [], tokens
+        for shard in self.corpus.shards:
+            parts.append(shard[:left])
+            left -= len(parts[-1])
+            if left <= 0:
+                break
+        found: np.ndarray = np.concatenate(parts)
+        return found
 
     def check(self, config: GptConfig) -> None:
-        room = len(self.corpus.train) - config.seq_len  # an epoch's offset may cost a window
-        if config.batch_tokens > room:
-            raise ValueError(f"batch_tokens must be at most the corpus's {room}, found {config.batch_tokens}")
+        # An epoch's offset may cost each shard a window.
+        room = sum(max(0, len(shard) - config.seq_len) // config.seq_len for shard in self.corpus.shards)
+        if config.windows > room:
+            most = room * config.seq_len
+            raise ValueError(f"batch_tokens must be at most the corpus's {most}, found {config.batch_tokens}")
         check_fit(self, config)
 
 
@@ -88,17 +96,6 @@ def check_fit(source: Source, config: GptConfig) -> None:
         raise ValueError(f"val_tokens must be below the {val} tokens held out, found {config.val_tokens}")
     if val <= config.seq_len:
         raise ValueError(f"seq_len must be below the {val} tokens held out, found {config.seq_len}")
-
-
-def batch_starts(tokens: int, config: GptConfig, seed: int) -> Iterator[np.ndarray]:
-    """Where each batch's windows begin, [batch] a time: every epoch a new order and a new offset of windows
-    that do not overlap. It depends on the seed and the batch's shape and on nothing else of the config."""
-    draws, size = rng(seed, "data"), config.windows
-    while True:
-        offset = int(draws.integers(config.seq_len))
-        order = draws.permutation((tokens - 1 - offset) // config.seq_len) * config.seq_len + offset
-        for i in range(0, len(order) - size + 1, size):
-            yield order[i : i + size]
 
 
 # --- Curriculum --------------------------------------------------------------------------------------------
@@ -118,17 +115,17 @@ def bigram_nats(sample: np.ndarray, vocab_size: int) -> np.ndarray:
 def stream(source: Source, config: GptConfig, seed: int, reference: np.ndarray | None) -> Iterator[Batch]:
     """A seed's batches, reordered by difficulty where the config has a curriculum: of every `curriculum_buffer`
     batches the windows are sorted by their mean bigram nats. Every window comes exactly as often as without."""
-    batches = source.batches(config, seed)
+    order = source.batches(config, seed)
     if config.curriculum == "off":
-        yield from batches
+        yield from order
         return
     assert reference is not None
     count = config.curriculum_buffer or config.steps
-    while chunk := list(islice(batches, count)):
+    while chunk := list(islice(order, count)):
         windows = np.concatenate(chunk)
         score = reference[windows[:, :-1], windows[:, 1:]].mean(1)
-        order = np.argsort(score if config.curriculum == "easy_first" else -score, kind="stable")
-        yield from windows[order].reshape(len(chunk), *chunk[0].shape)
+        ranked = np.argsort(score if config.curriculum == "easy_first" else -score, kind="stable")
+        yield from windows[ranked].reshape(len(chunk), *chunk[0].shape)
 
 
 def needs_reference(config: GptConfig) -> bool:

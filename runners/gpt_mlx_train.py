@@ -35,7 +35,7 @@ from runners.gpt_mlx_after import quantized, score
 from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import averaged, qat_active
 from runners.gpt_schedule import rates as rates_at
-from runners.gpt_stages import Scored
+from runners.gpt_stages import PRE_QUANT, Scored, quantization
 from runners.quantize import artifact_bytes
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -296,7 +296,7 @@ class _Run:
                 and state.step < config.steps
                 and not state.end
             ):
-                self.scored(state, "" if config.quantize == "none" else "raw_")
+                self.scored(state, "" if config.quantize == "none" else PRE_QUANT)
         if state.step == config.steps and state.step in keep:
             keep[state.step](state.snapshot())
         if config.wallclock and state.step == 1 < config.steps and state.seconds > config.wallclock:
@@ -362,12 +362,12 @@ class _Run:
 
     # --- finish
 
-    def scored(self, state: State, prefix: str = "", params: Params | None = None) -> Scored | None:
+    def scored(self, state: State, suffix: str = "", params: Params | None = None) -> Scored | None:
         found = score(params or state.weights, self.config, self.trainer.source)
         if not (math.isfinite(found.loss) and math.isfinite(found.bpb)):
             state.end = "diverged", f"validation loss {found.loss} after step {state.step}"
             return None
-        self.on_log(state.step, {prefix + found.loss_name: found.loss, prefix + found.bpb_name: found.bpb})
+        self.on_log(state.step, {found.loss_name + suffix: found.loss, found.bpb_name + suffix: found.bpb})
         return found
 
     def finish(self, state: State) -> tuple[Scored | None, float | None, int | None]:
@@ -376,13 +376,15 @@ class _Run:
             return None, None, None
         if self.config.quantize == "none":
             return self.scored(state), None, None
-        before = self.scored(state, "raw_")
+        before = self.scored(state, PRE_QUANT)
         if before is None:
             return None, None, None
         params, model = quantized(state.weights, self.config, self.trainer.source)
         size = artifact_bytes(model, code_bytes("mlx"))
-        self.on_log(state.step, {"artifact_bytes": float(size)})
-        return self.scored(state, params=params), before.bpb, size
+        after = self.scored(state, params=params)
+        if after is not None:
+            self.on_log(state.step, quantization(before, after, size))
+        return after, before.bpb, size
 
 
 def _sum(parts: Sequence[Step]) -> Step:

@@ -7,6 +7,7 @@ evaluation, under which name) is decided here, once. Plain numpy. It must never 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +18,9 @@ from runners.gpt_config import GptConfig
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES
 from runners.gptq import Inputs
-from runners.quantize import SCHEMES, Scheme, compress
+from runners.quantize import SCHEMES, SIZE_LIMIT, Scheme, compress
+
+PRE_QUANT = "_pre_quant"  # what a figure of the weights before quantization is called
 
 
 class Scored(NamedTuple):
@@ -53,6 +56,17 @@ def score(model: Learner, config: GptConfig, source: Source) -> Scored:
     return Scored(total.loss, total.bpb, *names)
 
 
+def quantization(before: Scored, after: Scored, size: int) -> dict[str, float]:
+    """What quantization cost: `quant_gap` in bits a byte (named as the scores are), the artifact's bytes, and how
+    many of them are beyond the challenge's limit."""
+    gap = after.bpb_name.replace("val_bpb", "quant_gap")
+    return {
+        gap: after.bpb - before.bpb,
+        "artifact_bytes": float(size),
+        "artifact_bytes_over": float(max(0, size - SIZE_LIMIT)),
+    }
+
+
 def scheme(config: GptConfig) -> Scheme:
     """What `config.quantize` stands for."""
     found = SCHEMES[config.quantize]
@@ -69,10 +83,10 @@ def compressed(
 
 
 def calibration(config: GptConfig, source: Source) -> np.ndarray:
-    """int64 [windows, seq]: the training text that schemes look at, `calib_tokens` of it."""
-    sample = source.sample(config.calib_tokens + 1).astype(np.int64)
-    count = (len(sample) - 1) // config.seq_len
-    return sample[: count * config.seq_len].reshape(count, config.seq_len)
+    """int64 [windows, seq]: the training text that schemes look at, `calib_tokens` of it in `calib_seed`'s order."""
+    count = max(1, config.calib_tokens // config.seq_len)
+    parts = islice(source.batches(config, config.calib_seed), -(-count // config.windows))
+    return np.concatenate([part[:, :-1] for part in parts])[:count]
 
 
 class InputSum:

@@ -35,7 +35,7 @@ from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
 from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
-from runners.gpt_stages import Scored
+from runners.gpt_stages import PRE_QUANT, Scored, quantization
 
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
@@ -413,17 +413,17 @@ class _Run:
 
     def validate(self, state: State) -> None:
         """Score the weights of now, on the way. Quantization is for the end, and so is its name."""
-        prefix = "" if self.config.quantize == "none" else "raw_"
+        suffix = "" if self.config.quantize == "none" else PRE_QUANT
         for index in range(len(self.seeds)):
             if index not in state.ends:
-                self.scored(state, index, self.weights(state.average.weights(state.params), index), prefix)
+                self.scored(state, index, self.weights(state.average.weights(state.params), index), suffix)
 
-    def scored(self, state: State, index: int, params: Params, prefix: str = "") -> Scored | None:
+    def scored(self, state: State, index: int, params: Params, suffix: str = "") -> Scored | None:
         found = score(params, self.config, self.trainer.source, self.dtype)
         if not (math.isfinite(found.loss) and math.isfinite(found.bpb)):
             state.ends[index] = ("diverged", f"validation loss {found.loss} after step {state.step}", state.step)
             return None
-        self.on_log(index, state.step, {prefix + found.loss_name: found.loss, prefix + found.bpb_name: found.bpb})
+        self.on_log(index, state.step, {found.loss_name + suffix: found.loss, found.bpb_name + suffix: found.bpb})
         return found
 
     def finish(self, state: State, reason: str | None) -> list[tuple[Scored | None, float | None, int | None]]:
@@ -436,16 +436,19 @@ class _Run:
                 done.append((None, None, None))
                 continue
             params = self.weights(state.average.weights(state.params), index)
-            raw = size = None
-            if self.config.quantize != "none":
-                before = self.scored(state, index, params, "raw_")
-                if before is None:
-                    done.append((None, None, None))
-                    continue
-                made = quantized(params, self.config, self.trainer.source)
-                raw, size, params = before.bpb, made.total(code_bytes("torch")), made.params
-                self.on_log(index, state.step, {"artifact_bytes": float(size)})
-            done.append((self.scored(state, index, params), raw, size))
+            if self.config.quantize == "none":
+                done.append((self.scored(state, index, params), None, None))
+                continue
+            before = self.scored(state, index, params, PRE_QUANT)
+            if before is None:
+                done.append((None, None, None))
+                continue
+            made = quantized(params, self.config, self.trainer.source)
+            size = made.total(code_bytes("torch"))
+            after = self.scored(state, index, made.params)
+            if after is not None:
+                self.on_log(index, state.step, quantization(before, after, size))
+            done.append((after, before.bpb, size))
         return done
 
     def result(

@@ -10,7 +10,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     delta = 0.01              # smallest effect that matters, in the metric's unit
     alpha = 0.05              # default
     seeds = "0-2"             # or [0, 1, 2]
-    timeout = 600             # seconds for one run
+    timeout = 600             # seconds for one run; default: 120 beyond a script's MAX_WALLCLOCK_SECONDS
 
     track = "confirm"         # default; what "explore" finds is a suggestion for a plan with fresh seeds
     tuning_seeds = "100-102"  # seeds that chose something; none of them may confirm it
@@ -29,6 +29,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     [script]                  # any program
     command = ["python", "train.py"]
     env = { LR = "0.02" }
+    log = "logs/*.txt"        # read where its output does not tell the metric; default: none
 
     [[arm]]                   # the first arm is the control
     name = "relu2"
@@ -56,7 +57,10 @@ import msgspec
 from ledger import canonical, events
 from ledger.errors import UsageError
 
-TRAINER_METRICS = ("val_bpb", "val_loss", "train_loss")  # of the built-in GPT; lower is better
+TRAINER_METRICS = (  # of the built-in GPT; of all of them lower is better
+    *("val_bpb", "val_loss", "val_bpb_subset", "val_loss_subset", "train_loss"),
+    *("val_bpb_pre_quant", "val_bpb_subset_pre_quant", "quant_gap", "quant_gap_subset", "artifact_bytes"),
+)
 MAX_SEEDS = 10_000
 MAX_PLAN_BYTES = 16 * 1024  # the text is kept in the event
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+=,:/^*-]{0,79}")
@@ -86,6 +90,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     command: tuple[str, ...]
     env: dict[str, str] = {}
     patterns: tuple[str, ...] = ()  # further regular expressions that read metrics from its text
+    log: str = ""  # files (logs/*.txt) that are read where the program's output does not tell the metric
     capture: tuple[str, ...] = ()  # further environment variables to record
     grace: float = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -401,6 +406,7 @@ def from_options(
     timeout: float | None,
     name: str | None,
     patterns: Sequence[str],
+    log: str = "",
 ) -> Plan:
     """A plan from `ledger run --arm NAME=VALUE … -- CMD`: every arm sets environment variables.
 
@@ -423,6 +429,8 @@ def from_options(
         "arm": [control, *({"name": arm, "env": _variables(arm, where)} for arm in arms)],
         "script": {"command": list(command), "patterns": list(patterns)},
     }
+    if log:
+        raw["script"]["log"] = log
     if timeout is not None:
         raw["timeout"] = timeout
     return build(raw, where, canonical.encode(raw).decode())

@@ -8,10 +8,12 @@ imported when a plan asks for it, not before.
 
 from __future__ import annotations
 
+import re
 import time
 from hashlib import sha256
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -44,7 +46,7 @@ BACKENDS = {
 
 
 class GptRunner:
-    """Trains cells with runners/gpt.py, or runners/gpt_mlx.py, on the embedded corpus."""
+    """Trains cells with runners/gpt.py, or runners/gpt_mlx.py, on the embedded corpus or a folder of shards."""
 
     source = "trainer"
 
@@ -59,19 +61,23 @@ class GptRunner:
                 self.configs[arm.name] = GptConfig.from_dict({**self.settings, **arm.set})
             except ValueError as error:
                 raise UsageError(f"arm {arm.name!r}: {error}") from None
+        self.data = _one_text(self.configs)
         self.backend = _one_backend(self.configs)
         self.name = BACKENDS[self.backend].runner
         self._trainer: Any = None
         self._corpus: Corpus | None = None
 
     def surroundings(self) -> Surroundings:
-        from runners.corpus import prepare
-
+        self._corpus = open_text(*self.data)
+        for arm, config in self.configs.items():
+            try:
+                _check_metric(self.metric, config, len(self._corpus.val))
+            except ValueError as error:
+                raise UsageError(f"arm {arm!r}: {error}") from None
         environment = capture.capture_environment(())
         git = capture.capture_git(None)
-        self._corpus = prepare()
         data = tuple(
-            events.Digest(name, digest, (self._corpus.folder / name).stat().st_size)
+            events.Digest(name, digest, self._corpus.sizes[name])
             for name, digest in sorted(self._corpus.digests.items())
         )
         around = surroundings(environment, git, _code_digest(self.backend), data)
@@ -123,6 +129,47 @@ class GptRunner:
             wall_s=result.wall_s,
             cpu_s=result.cpu_s,
             peak_memory_bytes=result.peak_memory_bytes,
+        )
+
+
+def open_text(folder: str, shards: int) -> Corpus:
+    """The embedded corpus, or the published shards in a folder. Raises UsageError."""
+    from runners.corpus import CorpusError, prepare
+    from runners.export import open_export
+
+    try:
+        return open_export(Path(folder).expanduser(), shards) if folder else prepare()
+    except CorpusError as error:
+        raise UsageError(str(error)) from None
+
+
+def _one_text(configs: dict[str, GptConfig]) -> tuple[str, int]:
+    """(folder, shards) that all arms train on: arms on different texts have no difference. Raises UsageError."""
+    (first, config), *rest = configs.items()
+    for name, other in rest:
+        if (other.data, other.shards) != (config.data, config.shards):
+            raise UsageError(
+                f"arm {name!r} trains on other data than arm {first!r}: set `data` and `shards` in [trainer], "
+                "for all arms alike"
+            )
+    if config.shards and not config.data:
+        raise UsageError(f"shards = {config.shards} goes with data = a folder of shards; the embedded corpus has one")
+    return config.data, config.shards
+
+
+def _check_metric(metric: str, config: GptConfig, held_out: int) -> None:
+    """Raises ValueError where the metric is of the whole held-out split and a part is scored, or the other way."""
+    from runners.evaluate import SUBSET, named, whole_windows
+
+    if not metric.startswith(("val_", "quant_gap")) or held_out <= config.seq_len:
+        return
+    scored = whole_windows(held_out, config.seq_len, config.val_tokens)
+    plain = metric.replace(SUBSET, "")
+    said = re.sub("^(val_bpb|val_loss|quant_gap)", named(r"\1", scored, held_out, config.seq_len), plain)
+    if metric != said:
+        raise ValueError(
+            f"{scored} of {held_out} held-out tokens are scored (val_tokens = {config.val_tokens}), so the metric is "
+            f"{said!r}, not {metric!r}; say so in the plan, or change val_tokens (0: all)"
         )
 
 

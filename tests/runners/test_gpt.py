@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the trainer needs the extra experiment-ledger[torch]")
 sentencepiece = pytest.importorskip("sentencepiece", reason="the trainer needs the extra experiment-ledger[torch]")
 
-from runners import corpus, gpt, gpt_data, gpt_loss, gpt_optim  # noqa: E402
+from runners import corpus, gpt, gpt_loss, gpt_optim  # noqa: E402
 from runners.gpt_config import GptConfig  # noqa: E402
 from runners.gpt_schedule import lr_scale  # noqa: E402
 from runners.gpt_train import Trainer  # noqa: E402
@@ -60,14 +60,14 @@ def test_the_same_config_and_seed_give_the_same_bits_with_other_arms_in_between(
 
 def test_another_seed_gives_another_start_another_order_and_another_result(trainer):
     assert not torch.equal(gpt.init_params(SMALL, 0)["embed"], gpt.init_params(SMALL, 1)["embed"])
-    orders = [next(gpt_data.batch_starts(50_000, SMALL, seed)).tolist() for seed in (0, 1)]
+    orders = [next(trainer.source.batches(SMALL, seed)).tolist() for seed in (0, 1)]
     assert orders[0] != orders[1]
     assert curve(trainer, SMALL, 0)[1] != curve(trainer, SMALL, 1)[1]
 
 
-def test_two_arms_of_one_seed_share_the_data_order_and_every_start_whose_shape_agrees():
+def test_two_arms_of_one_seed_share_the_data_order_and_every_start_whose_shape_agrees(trainer):
     deep = but(depth=3, mlp_mult=3, activation="silu")
-    orders = (gpt_data.batch_starts(9_000, config, 5) for config in (SMALL, deep))
+    orders = (trainer.source.batches(config, 5) for config in (SMALL, deep))
     for a, b, _ in zip(*orders, range(100), strict=False):
         assert np.array_equal(a, b)
     ours, theirs = gpt.init_params(SMALL, 5), gpt.init_params(deep, 5)
@@ -75,18 +75,6 @@ def test_two_arms_of_one_seed_share_the_data_order_and_every_start_whose_shape_a
     for name in ("q", "k", "v"):
         assert torch.equal(ours[name], theirs[name][:2])
     assert not torch.equal(theirs["q"][0], theirs["q"][1])
-
-
-def test_an_epoch_visits_every_window_at_most_once_and_stays_inside():
-    tokens, batches = 5_000, (5_000 - 1) // 32 // 8
-    seen = [
-        start
-        for _, starts in zip(range(batches), gpt_data.batch_starts(tokens, SMALL, 0), strict=False)
-        for start in starts
-    ]
-    assert len(set(seen)) == len(seen)
-    assert {start % 32 for start in seen} == {seen[0] % 32}
-    assert max(seen) + 32 < tokens
 
 
 def test_training_leaves_global_random_state_and_thread_count_alone(trainer):

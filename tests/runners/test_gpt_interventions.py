@@ -106,7 +106,7 @@ INTERVENTIONS = [
     {"qat_bits": 4},
     {"qat_bits": 4, "qat_from": 0.5},
     {"quantize": "int6"},
-    {"quantize": "gptq", "calib_tokens": 512},
+    {"quantize": "gptq", "calib_tokens": 512, "calib_seed": 1},
     {"eval": "sliding", "eval_stride": 8},
     {"eval": "ttt", "eval_stride": 8, "ttt_chunk": 128, "ttt_lr": 0.02, "ttt_freeze": 0},
     {"embed_init": 0.01},
@@ -132,6 +132,7 @@ def test_every_field_that_is_not_about_where_or_how_long_is_covered_above():
         "micro_tokens",
         "steps",
         "data",
+        "shards",
         "val_tokens",
         "val_every",
     }

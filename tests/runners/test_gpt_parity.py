@@ -120,11 +120,12 @@ RUNS = [
     {"eval": "ttt", "eval_stride": 8, "ttt_chunk": 32, "ttt_epochs": 2, "ttt_lr": 0.1, "ttt_freeze": 1},
     {"quantize": "int8"},
     {"quantize": "int6_group", "quant_group": 8},
-    {"quantize": "gptq", "calib_tokens": 320, "bigram_buckets": 50, "mtp_weight": 0.1},
+    {"quantize": "gptq", "calib_tokens": 320, "calib_seed": 1, "bigram_buckets": 50, "mtp_weight": 0.1},
 ]
 EXCLUDED = {
     "steps": "three everywhere",
     "data": "where the text is; both read it through the same Source",
+    "shards": "how much of it; the same",
     "backend": "which of the two",
     "device": "where",
     "attention": "torch's kernel",
@@ -240,7 +241,8 @@ def test_three_steps_and_the_score_are_the_same_in_both_backends(text, changes):
     assert [(step, name) for step, name, _ in ours] == [(step, name) for step, name, _ in theirs]
     for (_, name, a), (_, _, b) in zip(ours, theirs, strict=True):
         if name != "artifact_bytes":  # the code that it counts is another
-            assert a == pytest.approx(b, rel=1e-4), name
+            small = 5e-4 if name.startswith("quant_gap") else 0.0  # a difference: as exact as what it is of
+            assert a == pytest.approx(b, rel=1e-4, abs=small), name
     same = ("status", "reason", "val_name", "steps", "tokens", "parameters", "device")
     assert [getattr(mine, name) for name in same] == [getattr(other, name) for name in same]
     for name in ("val_bpb", "val_loss", "raw_bpb", "train_loss"):
