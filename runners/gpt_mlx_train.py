@@ -404,7 +404,7 @@ def _mean(whole: Step, parts: int) -> Step:
 
 def find_device(name: str) -> mx.Device:
     """The device of this name; auto: the GPU where there is one. Raises ValueError."""
-    gpu = mx.is_available(mx.gpu)
+    gpu = mx.metal.is_available() or mx.cuda.is_available()
     usable = [*(["mps" if sys.platform == "darwin" else "cuda"] if gpu else []), "cpu"]
     if name not in ("auto", *usable):
         raise ValueError(f"device must be auto or one that is here ({', '.join(usable)}), found {name!r}")
