@@ -113,6 +113,7 @@ class Trainer:
         self.device, self.compiled = device, compiled
         self._reference: np.ndarray | None = None
         self._made: dict[Any, Callable[..., Any]] = {}
+        self._warm: set[Any] = set()
 
     def train(
         self,
@@ -178,17 +179,23 @@ class Trainer:
             self._reference = bigram_nats(self.source.sample(BIGRAM_TOKENS), self.source.vocab_size)
         return self._reference
 
+    def compiles(self, config: GptConfig, device: mx.Device) -> bool:
+        """Whether the steps of this run go through mx.compile."""
+        said = {"on": True, "off": False}.get(config.compile, device.type == mx.DeviceType.gpu)
+        return said if self.compiled is None else self.compiled
+
     def function(self, kind: str, config: GptConfig, device: mx.Device, qat: bool = False) -> Callable[..., Any]:
         """The gradient or the step of `config`, made (and compiled) once for all that compute the same."""
-        told = msgspec.structs.asdict(config)
-        key = kind, qat, str(device), *((name, told[name]) for name in told if name not in NOT_COMPILED)
+        key = kind, qat, self.compiles(config, device), *_key(config, device)
         if key not in self._made:
             function = _gradient(config, qat) if kind == "gradient" else _step(config)
-            wanted = {"on": True, "off": False}.get(config.compile, device.type == mx.DeviceType.gpu)
-            self._made[key] = (
-                mx.compile(function) if (wanted if self.compiled is None else self.compiled) else function
-            )
+            self._made[key] = mx.compile(function) if self.compiles(config, device) else function
         return self._made[key]
+
+
+def _key(config: GptConfig, device: mx.Device) -> tuple[Any, ...]:
+    told = msgspec.structs.asdict(config)
+    return str(device), *((name, told[name]) for name in told if name not in NOT_COMPILED)
 
 
 def _gradient(config: GptConfig, qat: bool) -> Callable[..., Any]:
@@ -235,6 +242,8 @@ class _Run:
         began, cpu_began = time.perf_counter(), time.process_time()
         mx.reset_peak_memory()
         state = self.begin(start)
+        if self.trainer.compiles(self.config, self.device):
+            self.warm_up(state)
         if reason := self.advance(state, keep):
             state.end = state.end or ("stopped", reason)
         return self.close(state, began, cpu_began)
@@ -285,6 +294,18 @@ class _Run:
         if self.config.probe == "adaptive":  # nothing is easy yet
             state.position = mx.ones(self.config.seq_len)
         return state
+
+    def warm_up(self, state: State) -> None:
+        """Compile before the clock starts: a step of each kind on no text, whose outcome is thrown away."""
+        config, key = self.config, _key(self.config, self.device)
+        if key in self.trainer._warm:
+            return
+        self.trainer._warm.add(key)
+        now, zeros = rates(config, rates_at(config, 0), 0), np.zeros((config.windows, config.seq_len + 1), np.int32)
+        for qat in {qat_active(config, 0), bool(config.qat_bits)}:
+            found = self.gradient(state, zeros, now, noise(config, self.seed, 0), qat)
+            apply = self.trainer.function("step", config, self.device)
+            mx.eval(apply(state.params, found.grads, state.m, state.v, now))
 
     # --- advance
 
@@ -417,7 +438,7 @@ def _mean(whole: Step, parts: int) -> Step:
 
 def find_device(name: str) -> mx.Device:
     """The device of this name; auto: the GPU where there is one. Raises ValueError."""
-    gpu = mx.is_available(mx.gpu)
+    gpu = mx.metal.is_available() or mx.cuda.is_available()
     usable = [*(["mps" if sys.platform == "darwin" else "cuda"] if gpu else []), "cpu"]
     if name not in ("auto", *usable):
         raise ValueError(f"device must be auto or one that is here ({', '.join(usable)}), found {name!r}")
