@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--baseline", metavar="NAME=VALUE", help="Variables that the control sets (default: none).")
 @click.option("--seeds", metavar="0-2", help="Seeds of every arm; over a plan's own.")
+@click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
 @click.option("--metric", default=None, help="The metric that decides (default: val_bpb).")
 @click.option("--direction", type=click.Choice(["lower", "higher"]), default=None, help="Which is better.")
 @click.option("--delta", type=float, default=None, help="Smallest effect that matters (default: 0.002).")
@@ -88,12 +89,15 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
     if len(what) == 1 and what[0].endswith(".toml"):
-        given = [name for name, value in options.items() if value not in (None, ()) and name != "seeds"]
+        given = [name for name, value in options.items() if value not in (None, (), False) and name != "seeds"]
+        given = [name for name in given if name != "small"]
         if given:
             raise click.UsageError(
                 f"--{given[0].rstrip('s').replace('_', '-')} goes with a command; a plan says it in its file"
             )
-        return read_file(what[0], options["seeds"])
+        return read_file(what[0], options["seeds"], options["small"])
+    if options["small"]:
+        raise click.UsageError("--small goes with a plan that has a [small] table")
     direction: Literal["lower", "higher"] = options["direction"] or "lower"
     seeds = options["seeds"]
     if seeds is None:
@@ -115,8 +119,8 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     )
 
 
-def read_file(path: str, seeds: str | None = None) -> Plan:
-    """The plan in a file, its policy by name and version. Raises UsageError."""
+def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:
+    """The plan in a file (at its small size), its policy by name and version. Raises UsageError."""
     import msgspec
 
     from runners.plan import MAX_PLAN_BYTES, parse
@@ -130,7 +134,7 @@ def read_file(path: str, seeds: str | None = None) -> Plan:
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise UsageError(f"cannot read the plan {path}: {why}") from None
-    plan = parse(text, path, seeds)
+    plan = parse(text, path, seeds, small)
     if not plan.policy:
         return plan
     from projections.planning import policy_id
