@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
 
-    from runners import gpt, gpt_mlx
+    from runners import gpt_mlx_train, gpt_train
     from runners.corpus import prepare
 
     said = machine.describe("experiment-ledger", "torch", "mlx")
@@ -40,8 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="backends-") as folder:
         corpus = prepare(Path(folder))
         trainers = {
-            "torch": gpt.Trainer(corpus),
-            "mlx": gpt_mlx.Trainer(corpus, compiled=True if given.compiled else None),
+            "torch": gpt_train.Trainer(corpus),
+            "mlx": gpt_mlx_train.Trainer(corpus, compiled=True if given.compiled else None),
         }
         warm = GptConfig(steps=2, batch_tokens=2048, val_tokens=2048, device=given.device)
         for trainer in trainers.values():

@@ -108,6 +108,10 @@ class Runner(Protocol):
         """The settings in force, for the record."""
         ...
 
+    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
+        """The run whose checkpoint this cell goes on from, if it does not train itself."""
+        ...
+
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         """Carry out one cell. A failure is an outcome; KeyboardInterrupt becomes status interrupted."""
         ...
@@ -115,14 +119,10 @@ class Runner(Protocol):
 
 @runtime_checkable
 class Together(Protocol):
-    """A runner whose cells share work: the seeds of an arm in one batch, late arms that continue one checkpoint."""
+    """A runner that can carry out several cells at once: the seeds of an arm in one batch."""
 
     def groups(self, missing: Sequence[tuple[PlanArm, int]]) -> list[list[tuple[PlanArm, int]]]:
         """The same cells, in the order and in the groups in which they are to run."""
-        ...
-
-    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
-        """The run whose checkpoint this cell would continue now."""
         ...
 
     def run_together(self, cells: Sequence[Cell], on_point: OnCellPoint, should_stop: ShouldStop) -> list[Outcome]:

@@ -304,7 +304,7 @@ class _Session:
             pair_tier=self.plan.pair_tier,
             block=self.block,
             stage=self.plan.stage,
-            fork_of=self.runner.fork_of(arm, seed) if isinstance(self.runner, Together) else None,
+            fork_of=self.runner.fork_of(arm, seed),
             runner=self.runner.name,
             command=self.runner.command(arm),
             config=events.named(self.runner.config(arm)),

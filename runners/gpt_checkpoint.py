@@ -6,6 +6,7 @@ pickled, so a checkpoint from anybody may be opened. It must not know a backend:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,28 +27,22 @@ def arrays(snapshot: Mapping[str, Any]) -> Arrays:
     return found
 
 
-def weights(snapshot: Arrays) -> Arrays:
-    """The weights that are evaluated, by parameter: the mean along the run where there is one."""
-    for prefix in ("average.", "param."):
-        found = {name.removeprefix(prefix): x for name, x in snapshot.items() if name.startswith(prefix)}
-        if found:
-            return found
-    return {}
-
-
-def dump(snapshot: Arrays) -> bytes:
-    """safetensors bytes: the same arrays give the same bytes."""
+def dump(snapshot: Arrays, step: int) -> bytes:
+    """safetensors bytes, with the steps done as metadata: the same arrays give the same bytes."""
     from safetensors.numpy import save
 
-    return bytes(save({name: np.asarray(x, order="C") for name, x in sorted(snapshot.items())}))
+    told = {"step": str(step)}
+    return bytes(save({name: np.asarray(x, order="C") for name, x in sorted(snapshot.items())}, metadata=told))
 
 
-def load(data: bytes) -> Arrays:
-    """What `dump` was given. Raises ValueError for bytes that are no safetensors."""
+def load(data: bytes) -> tuple[Arrays, int]:
+    """What `dump` was given. Raises ValueError for bytes that it did not make."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as read
 
     try:
-        return dict(read(data))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"no safetensors: {error}") from None
+        found = dict(read(data))
+        head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return found, int(head["__metadata__"]["step"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"no checkpoint of ours: {error}") from None

@@ -237,6 +237,28 @@ PRESETS["fast"] = PRESETS["baseline"] | {  # the first pipeline's quick screen
     "val_tokens": 1_048_576, "quantize": "none",
 }  # fmt: skip
 
+
+def fast(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan's settings made small enough for a look: a fifth of the steps and at most 300, at most 65,536 tokens a
+    step and 5 layers, no wall clock. Raises ValueError as from_dict. What an arm sets stays as it is set."""
+    config = GptConfig.from_dict(settings)
+    steps = min(300, max(20, config.steps // 5))
+    tokens = min(config.batch_tokens, max(1, 65_536 // config.seq_len) * config.seq_len)
+    small: dict[str, Any] = {"steps": min(config.steps, steps), "batch_tokens": tokens, "wallclock": 0.0}
+    small["depth"] = min(config.depth, 5)
+    if config.micro_tokens and tokens % config.micro_tokens:
+        small["micro_tokens"] = 0
+    if config.warmdown_steps:
+        small["warmdown_steps"] = max(1, small["steps"] // 5)
+    return {**settings, **small}
+
+
+# What changes the text that a model trains on: train losses over different texts are no comparison.
+SHOWN = (
+    *("token_drop", "token_drop_schedule", "corrupt", "corrupt_by", "corrupt_schedule", "probe", "probe_base"),
+    *("probe_max", "probe_threshold", "probe_ema", "curriculum", "curriculum_buffer", "seq_len", "vocab_size"),
+)
+
 # Fields that act only after the training, or only from a late step on: arms that differ in nothing else continue
 # one checkpoint of each seed.
 LATE = (

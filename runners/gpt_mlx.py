@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import reduce
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -76,10 +76,11 @@ def trunk(
     """
     order = config.order
     n, half = len(order), len(order) // 2
+    blocks = {name: unbind(params[name]) for name in BLOCK if name in params}
     x = x0 = embed(params, config, tokens, shown)
     outs, first_v = [x0], None
     for i, block in enumerate(order):
-        p = {name: params[name][block] for name in BLOCK if name in params}
+        p = {name: each[block] for name, each in blocks.items()}
         if config.skips == "unet" and half <= i < 2 * half:
             x = x + params["skip"][i - half] * outs[2 * half - i]  # the last output of the first half first
         elif config.skips == "dense":
@@ -103,6 +104,11 @@ def trunk(
 
 def norm(x: mx.array) -> mx.array:
     return mx.fast.rms_norm(x, None, _EPS)
+
+
+def unbind(stack: Any) -> list[Any]:
+    """The arrays along the first axis. Its gradient is put together once; indexing would add up a stack a block."""
+    return stack if isinstance(stack, list) else [part.squeeze(0) for part in mx.split(stack, stack.shape[0])]
 
 
 def linear(x: mx.array, w: mx.array | Watched) -> mx.array:

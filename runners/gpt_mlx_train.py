@@ -32,7 +32,7 @@ from runners.gpt_config import WHERE, GptConfig
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_mlx import Noise, Params, Step, begin, init_params, loss_and_grads, rates, rotary, update
 from runners.gpt_mlx_after import quantized, score
-from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
+from runners.gpt_result import GptResult, OnWeights, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import averaged, qat_active
 from runners.gpt_schedule import rates as rates_at
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
@@ -113,6 +113,7 @@ class Trainer:
         self.device, self.compiled = device, compiled
         self._reference: np.ndarray | None = None
         self._made: dict[Any, Callable[..., Any]] = {}
+        self._warm: set[Any] = set()
 
     def train(
         self,
@@ -123,19 +124,37 @@ class Trainer:
         should_stop: ShouldStop | None = None,
         start: Snapshot | None = None,
         keep: Mapping[int, Callable[[Snapshot], None]] | None = None,
+        on_weights: OnWeights | None = None,
     ) -> GptResult:
         """Trains one seed of one arm to its end, to a loss that is not finite, or until told to stop.
 
         `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
         `start` is a checkpoint to go on from; `keep[step]` is handed one before that step (or after the last).
+        `on_weights` gets the weights that are about to be quantized and scored, the mean of them where one is kept.
         Raises ValueError when the config and the text, or the device, do not fit.
         """
         device = find_device(self.device if self.device != "auto" else config.device)
         self.source.check(config)
         with mx.stream(device):
             run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+            run.on_weights = on_weights
             return run.run(start, keep or {})
+
+    def late(
+        self,
+        config: GptConfig,
+        seed: int,
+        weights: Mapping[str, np.ndarray],
+        step: int,
+        *,
+        on_log: OnLog | None = None,
+    ) -> GptResult:
+        """The late stages alone, on weights that `on_weights` gave after `step` steps of the same training."""
+        device = find_device(self.device if self.device != "auto" else config.device)
+        self.source.check(config)
+        with mx.stream(device):
+            return _Run(self, config, seed, device, on_log or (lambda *_: None), lambda: None).late(weights, step)
 
     def train_seeds(
         self, config: GptConfig, seeds: Sequence[int], *, on_log: OnSeedLog | None = None, **more: Any
@@ -160,17 +179,23 @@ class Trainer:
             self._reference = bigram_nats(self.source.sample(BIGRAM_TOKENS), self.source.vocab_size)
         return self._reference
 
+    def compiles(self, config: GptConfig, device: mx.Device) -> bool:
+        """Whether the steps of this run go through mx.compile."""
+        said = {"on": True, "off": False}.get(config.compile, device.type == mx.DeviceType.gpu)
+        return said if self.compiled is None else self.compiled
+
     def function(self, kind: str, config: GptConfig, device: mx.Device, qat: bool = False) -> Callable[..., Any]:
         """The gradient or the step of `config`, made (and compiled) once for all that compute the same."""
-        told = msgspec.structs.asdict(config)
-        key = kind, qat, str(device), *((name, told[name]) for name in told if name not in NOT_COMPILED)
+        key = kind, qat, self.compiles(config, device), *_key(config, device)
         if key not in self._made:
             function = _gradient(config, qat) if kind == "gradient" else _step(config)
-            wanted = {"on": True, "off": False}.get(config.compile, device.type == mx.DeviceType.gpu)
-            self._made[key] = (
-                mx.compile(function) if (wanted if self.compiled is None else self.compiled) else function
-            )
+            self._made[key] = mx.compile(function) if self.compiles(config, device) else function
         return self._made[key]
+
+
+def _key(config: GptConfig, device: mx.Device) -> tuple[Any, ...]:
+    told = msgspec.structs.asdict(config)
+    return str(device), *((name, told[name]) for name in told if name not in NOT_COMPILED)
 
 
 def _gradient(config: GptConfig, qat: bool) -> Callable[..., Any]:
@@ -207,6 +232,7 @@ class _Run:
     ) -> None:
         self.trainer, self.config, self.seed, self.device = trainer, config, seed, device
         self.on_log, self.should_stop = on_log, should_stop
+        self.on_weights: OnWeights | None = None
         reference = trainer.reference(config)
         self.batches: Iterator[np.ndarray] = stream(trainer.source, config, seed, reference)
         needed = config.rho1_keep < 1 and config.rho1_reference == "bigram"
@@ -216,8 +242,21 @@ class _Run:
         began, cpu_began = time.perf_counter(), time.process_time()
         mx.reset_peak_memory()
         state = self.begin(start)
+        if self.trainer.compiles(self.config, self.device):
+            self.warm_up(state)
         if reason := self.advance(state, keep):
             state.end = state.end or ("stopped", reason)
+        return self.close(state, began, cpu_began)
+
+    def late(self, weights: Mapping[str, np.ndarray], step: int) -> GptResult:
+        """The late stages of weights that were trained before."""
+        began, cpu_began = time.perf_counter(), time.process_time()
+        mx.reset_peak_memory()
+        params = {name: mx.array(array) for name, array in weights.items()}
+        return self.close(State(params, {}, {}, step=step), began, cpu_began)
+
+    def close(self, state: State, began: float, cpu_began: float) -> GptResult:
+        """The late stages, and what the run came to."""
         found, raw, size = self.finish(state)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
         config, gpu = self.config, self.device.type == mx.DeviceType.gpu
@@ -255,6 +294,18 @@ class _Run:
         if self.config.probe == "adaptive":  # nothing is easy yet
             state.position = mx.ones(self.config.seq_len)
         return state
+
+    def warm_up(self, state: State) -> None:
+        """Compile before the clock starts: a step of each kind on no text, whose outcome is thrown away."""
+        config, key = self.config, _key(self.config, self.device)
+        if key in self.trainer._warm:
+            return
+        self.trainer._warm.add(key)
+        now, zeros = rates(config, rates_at(config, 0), 0), np.zeros((config.windows, config.seq_len + 1), np.int32)
+        for qat in {qat_active(config, 0), bool(config.qat_bits)}:
+            found = self.gradient(state, zeros, now, noise(config, self.seed, 0), qat)
+            apply = self.trainer.function("step", config, self.device)
+            mx.eval(apply(state.params, found.grads, state.m, state.v, now))
 
     # --- advance
 
@@ -354,6 +405,10 @@ class _Run:
         """(score, bits a byte before quantization, bytes of the artifact); None for what there is not."""
         if state.end:
             return None, None, None
+        if self.on_weights is not None:
+            self.on_weights(
+                0, state.step, {name: np.array(p.astype(mx.float32)) for name, p in state.weights.items()}
+            )
         if self.config.quantize == "none":
             return self.scored(state), None, None
         before = self.scored(state, PRE_QUANT)
@@ -384,7 +439,7 @@ def _mean(whole: Step, parts: int) -> Step:
 
 def find_device(name: str) -> mx.Device:
     """The device of this name; auto: the GPU where there is one. Raises ValueError."""
-    gpu = mx.is_available(mx.gpu)
+    gpu = mx.metal.is_available() or mx.cuda.is_available()
     usable = [*(["mps" if sys.platform == "darwin" else "cuda"] if gpu else []), "cpu"]
     if name not in ("auto", *usable):
         raise ValueError(f"device must be auto or one that is here ({', '.join(usable)}), found {name!r}")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 Status = Literal["ok", "diverged", "stopped"]
+OnWeights = Callable[[int, int, dict[str, np.ndarray]], None]  # index of the seed, steps done, trained weights
 
 _BOTH = (
     *("gpt_config", "gpt_data", "gpt_init", "gpt_result", "gpt_schedule", "gpt_stages"),

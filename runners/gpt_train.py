@@ -34,7 +34,7 @@ from runners.gpt_config import WHERE, GptConfig
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
-from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
+from runners.gpt_result import GptResult, OnWeights, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 
@@ -98,6 +98,7 @@ class Trainer:
         should_stop: ShouldStop | None = None,
         start: Snapshot | None = None,
         keep: Mapping[int, Callable[[Snapshot], None]] | None = None,
+        on_weights: OnWeights | None = None,
     ) -> GptResult:
         """Trains one seed of one arm to its end, to a loss that is not finite, or until told to stop.
 
@@ -105,10 +106,13 @@ class Trainer:
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
         `start` is a checkpoint to go on from; `keep[step]` is handed one before that step, `keep[config.steps]`
         when the training is over, by steps or by the clock.
+        `on_weights` gets the weights that are about to be quantized and scored, the mean of them where one is kept.
         Raises ValueError when the config and the text, or the device, do not fit.
         """
         tell: OnSeedLog | None = None if on_log is None else lambda _, step, values: on_log(step, values)
-        (result,) = self.train_seeds(config, [seed], on_log=tell, should_stop=should_stop, start=start, keep=keep)
+        (result,) = self.train_seeds(
+            config, [seed], on_log=tell, should_stop=should_stop, start=start, keep=keep, on_weights=on_weights
+        )
         return result
 
     def train_seeds(
@@ -120,15 +124,37 @@ class Trainer:
         should_stop: ShouldStop | None = None,
         start: Snapshot | None = None,
         keep: Mapping[int, Callable[[Snapshot], None]] | None = None,
+        on_weights: OnWeights | None = None,
     ) -> list[GptResult]:
         """The same for several seeds of one arm in one batch; a seed that diverges leaves the others as they are."""
+        with self.set_up(config) as device:
+            run = _Run(self, config, seeds, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+            run.on_weights = on_weights
+            return run.run(start, keep or {})
+
+    def late(
+        self,
+        config: GptConfig,
+        seed: int,
+        weights: Mapping[str, np.ndarray],
+        step: int,
+        *,
+        on_log: OnLog | None = None,
+    ) -> GptResult:
+        """The late stages alone, on weights that `on_weights` gave after `step` steps of the same training."""
+        with self.set_up(config) as device:
+            tell: OnSeedLog = (lambda *_: None) if on_log is None else lambda _, at, values: on_log(at, values)
+            return _Run(self, config, [seed], device, tell, lambda: None).late(weights, step)
+
+    @contextmanager
+    def set_up(self, config: GptConfig) -> Iterator[torch.device]:
+        """The device of a run, with its threads; ValueError where config, text and device do not fit."""
         device = find_device(self.device if self.device != "auto" else config.device)
         self.source.check(config)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or config.threads)
         try:
-            run = _Run(self, config, seeds, device, on_log or (lambda *_: None), should_stop or (lambda: None))
-            return run.run(start, keep or {})
+            yield device
         finally:
             torch.set_num_threads(before)
 
@@ -169,6 +195,7 @@ class _Run:
     ) -> None:
         self.trainer, self.config, self.seeds, self.device = trainer, config, seeds, device
         self.on_log, self.should_stop = on_log, should_stop
+        self.on_weights: OnWeights | None = None
         self.many = len(seeds) > 1
         self.dtype = precision(config, device)
         self.compile = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
@@ -192,6 +219,16 @@ class _Run:
         return [
             self.result(state, index, *done[index], wall / len(done), cpu / len(done)) for index in range(len(done))
         ]
+
+    def late(self, weights: Mapping[str, np.ndarray], step: int) -> GptResult:
+        """The late stages of weights that were trained before."""
+        began, cpu_began = time.perf_counter(), time.process_time()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        params = {name: torch.from_numpy(array.copy()).to(self.device) for name, array in weights.items()}
+        state = State(params, Optimizer(params, self.config), Average(self.config), None, step)
+        (done,) = self.finish(state, None)
+        return self.result(state, 0, *done, time.perf_counter() - began, time.process_time() - cpu_began)
 
     # --- begin
 
@@ -443,6 +480,9 @@ class _Run:
                 done.append((None, None, None))
                 continue
             params = self.weights(state.average.weights(state.params), index)
+            if self.on_weights is not None:
+                arrays = {name: p.detach().float().cpu().numpy().copy() for name, p in params.items()}
+                self.on_weights(index, state.step, arrays)
             if self.config.quantize == "none":
                 done.append((self.scored(state, index, params), None, None))
                 continue

@@ -38,6 +38,10 @@ line when it does not say what it must. It holds no result and touches nothing b
     set = { activation = "gelu" }     # trainer settings; for a script: env = { … }, args = [ … ]
     predict = "better"                # or "worse"; default "different"
     effect = -0.02                    # the size that is foreseen, with its sign; only told, never a gate
+
+    [small]                   # the same question at another size, for --small (plan_small.py)
+    seeds = "0-1"
+    trainer = { steps = 20 }
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ import msgspec
 
 from ledger import canonical, events
 from ledger.errors import UsageError
+from runners.plan_small import smaller
 
 TRAINER_METRICS = (  # of the built-in GPT; of all of them lower is better
     *("val_bpb", "val_loss", "val_bpb_subset", "val_loss_subset", "train_loss"),
@@ -144,15 +149,24 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return [(self.arm[(index + turn) % n], seed) for turn, seed in enumerate(self.seeds) for index in range(n)]
 
 
-def parse(text: str, where: str, seeds: str | None = None) -> Plan:
-    """A plan from TOML text; `seeds` overrides its seeds. Raises UsageError naming `where` and what is wrong."""
+def parse(text: str, where: str, seeds: str | None = None, small: bool = False) -> Plan:
+    """A plan from TOML text; `seeds` overrides its seeds, `small` asks for its [small] size.
+
+    Raises UsageError naming `where` and what is wrong, in either size.
+    """
     if len(text.encode()) > MAX_PLAN_BYTES:
         raise UsageError(f"{where}: a plan has at most {MAX_PLAN_BYTES} bytes; this one has {len(text.encode())}")
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, 5,000 nested lists
         raise UsageError(f"{where}: not TOML: {error}") from None
-    return build(raw, where, text, seeds)
+    if "small" in raw or small:
+        shrunk = build(
+            smaller(raw, where), f"{where}, [small]", f"# its small size\n{text}", seeds if small else None
+        )
+        if small:
+            return shrunk
+    return build({key: value for key, value in raw.items() if key != "small"}, where, text, seeds)
 
 
 def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = None) -> Plan:

@@ -69,6 +69,9 @@ class ScriptRunner:
     def config(self, arm: PlanArm) -> dict[str, object]:
         return {}
 
+    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
+        return None
+
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         # A reader for each stream: the running step of one must not become the other's.
         readers = {stream: Readout(self.script.patterns) for stream in ("stdout", "stderr")}

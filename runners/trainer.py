@@ -12,7 +12,7 @@ import contextlib
 import glob
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib import import_module, metadata
@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ledger import events
+from ledger.chain import Log
 from ledger.errors import UsageError
-from runners import capture, gpt_checkpoint
+from runners import capture, fork, gpt_checkpoint
 from runners.cells import Cell, Kept, OnCellPoint, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
-from runners.gpt_config import LATE, LATE_FROM, WHERE, GptConfig, backend_of
+from runners.gpt_config import SHOWN, GptConfig, backend_of
 from runners.gpt_result import GptResult, code_files
 from runners.gpt_schedule import fork_step
 from runners.plan import Plan, PlanArm
@@ -55,7 +56,7 @@ class GptRunner:
 
     source = "trainer"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, log: Log) -> None:
         """Check every arm's settings before anything runs. Raises UsageError, also without torch."""
         assert plan.trainer is not None
         self.settings = plan.trainer
@@ -66,11 +67,14 @@ class GptRunner:
                 self.configs[arm.name] = GptConfig.from_dict({**self.settings, **arm.set})
             except ValueError as error:
                 raise UsageError(f"arm {arm.name!r}: {error}") from None
+        _comparable(plan.metric, self.configs)
         self.data = _one_text(self.configs)
         self.backend = _one_backend(self.configs)
         self.name = BACKENDS[self.backend].runner
-        self.forks = _forks(plan, self.configs)
-        self._trunks: dict[tuple[int, int], _Trunk] = {}  # of one seed, by the step that they stand before
+        if plan.pair_tier == "fork":
+            fork.check(self.configs)
+        self._log = log if plan.pair_tier == "fork" else None
+        self._forks: fork.Forks | None = None
         self._trainer: Any = None
         self._corpus: Corpus | None = None
 
@@ -89,7 +93,9 @@ class GptRunner:
         )
         around = surroundings(environment, git, code_digest(self.backend), data)
         label = BACKENDS[self.backend].label
-        return msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
+        around = msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
+        self._forks = None if self._log is None else fork.Forks(self._log, around, self.configs)
+        return around
 
     def command(self, arm: PlanArm) -> tuple[str, ...]:
         return ()
@@ -110,9 +116,11 @@ class GptRunner:
         return list(found.values())
 
     def fork_of(self, arm: PlanArm, seed: int) -> str | None:
-        """The run that trained the trunk of this cell so far, where cells fork from one."""
-        found = self._trunk(arm, seed)
-        return found.run if found else None
+        held = self._held(arm, seed)
+        return held.run if held else None
+
+    def _held(self, arm: PlanArm, seed: int) -> fork.Checkpoint | None:
+        return self._forks.find(self.configs[arm.name], self.config(arm), seed) if self._forks else None
 
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         (outcome,) = self.run_together([cell], lambda _, *point: on_point(*point), should_stop)
@@ -146,16 +154,38 @@ class GptRunner:
                 on_point(index, step, name, value)
 
         kept: list[Kept] = []
-        trunk = self._trunk(arm, cells[0].seed)
+        cell, held = cells[0], self._held(arm, cells[0].seed)
+
+        def whole(step: int, snapshot: Mapping[str, Any]) -> None:
+            assert self._forks is not None
+            made = fork.Checkpoint(cell.run, step, True, gpt_checkpoint.arrays(snapshot))
+            kept.append(self._forks.hold(self.config(arm), cell.seed, made))
+
+        def on_weights(index: int, step: int, weights: gpt_checkpoint.Arrays) -> None:
+            if self._forks is not None and fork_step(config) == config.steps:
+                made = fork.Checkpoint(cell.run, step, False, weights)
+                kept.append(self._forks.hold(self.config(arm), cell.seed, made))
+            if config.keep_weights:
+                data = gpt_checkpoint.dump(weights, step)
+                name = f"weights-seed-{cells[index].seed}.safetensors"
+                mine[index].append(Kept(name, "weights", data, 0, gpt_checkpoint.MEDIA_TYPE))
+
+        mine: list[list[Kept]] = [kept, *([] for _ in cells[1:])]
         try:
-            results = trainer.train_seeds(
-                config,
-                [cell.seed for cell in cells],
-                on_log=on_log,
-                should_stop=should_stop,
-                start=trunk.snapshot if trunk else None,
-                keep=self._keeping(cells[0], trunk, kept),
-            )
+            if held is not None and not held.whole:
+                alone = partial(on_log, 0)
+                results = [trainer.late(config, cell.seed, held.arrays, held.step, on_log=alone)]
+            else:
+                turns = self._forks.turns(config, held.step if held else 0) if self._forks else ()
+                results = trainer.train_seeds(
+                    config,
+                    [each.seed for each in cells],
+                    on_log=on_log,
+                    should_stop=should_stop,
+                    start=held.arrays if held else None,
+                    keep={step: partial(whole, step) for step in turns},
+                    on_weights=on_weights,
+                )
         except (KeyboardInterrupt, MemoryError, RuntimeError, ValueError) as error:
             took = (time.perf_counter() - began) / len(cells)
             if isinstance(error, MemoryError) or "out of memory" in str(error):
@@ -164,7 +194,7 @@ class GptRunner:
             reason = "interrupted" if known else f"{type(error).__name__}: {error}"
             how: events.Status = "interrupted" if known else "crash"
             return [Outcome(status=how, reason=reason, finals=each, wall_s=took) for each in finals]
-        return [_outcome(result, each, tuple(kept)) for result, each in zip(results, finals, strict=True)]
+        return [_outcome(*each) for each in zip(results, finals, mine, strict=True)]
 
     def _ready(self, config: GptConfig) -> Any:
         if self._trainer is None:
@@ -173,60 +203,6 @@ class GptRunner:
             module = import_module(BACKENDS[self.backend].module)
             self._trainer = module.Trainer(self._corpus, config.device)
         return self._trainer
-
-    # --- forks: late arms continue one checkpoint of each seed
-
-    def _trunk(self, arm: PlanArm, seed: int) -> _Trunk | None:
-        """The latest checkpoint that this cell may go on from."""
-        if not self.forks:
-            return None
-        at = fork_step(self.configs[arm.name])
-        return max(
-            (trunk for (known, step), trunk in self._trunks.items() if known == seed and step <= at),
-            key=lambda trunk: trunk.step,
-            default=None,
-        )
-
-    def _keeping(
-        self, cell: Cell, trunk: _Trunk | None, kept: list[Kept]
-    ) -> dict[int, Callable[[Mapping[str, Any]], None]]:
-        """What the training hands over: checkpoints where arms fork, and the weights at its end where asked for."""
-        config = self.configs[cell.arm.name]
-        wanted: dict[int, list[Callable[[Mapping[str, Any]], None]]] = {}
-
-        def fork(step: int, snapshot: Mapping[str, Any]) -> None:
-            taken = gpt_checkpoint.arrays(snapshot)
-            for other in [key for key in self._trunks if key[0] != cell.seed]:
-                del self._trunks[other]  # cells come seed by seed
-            self._trunks[cell.seed, step] = _Trunk(step, cell.run, taken)
-            data = gpt_checkpoint.dump(taken)
-            kept.append(Kept(f"fork-{step}.safetensors", "checkpoint", data, 0, gpt_checkpoint.MEDIA_TYPE))
-
-        def final(snapshot: Mapping[str, Any]) -> None:
-            data = gpt_checkpoint.dump(gpt_checkpoint.weights(gpt_checkpoint.arrays(snapshot)))
-            kept.append(Kept("weights.safetensors", "weights", data, 0, gpt_checkpoint.MEDIA_TYPE))
-
-        if self.forks:
-            steps = {fork_step(other) for other in self.configs.values()}
-            for step in steps:
-                if (trunk.step if trunk else -1) < step <= fork_step(config):
-                    wanted.setdefault(step, []).append(partial(fork, step))
-        if config.keep_weights:
-            wanted.setdefault(config.steps, []).append(final)
-
-        def all_of(calls: list[Callable[[Mapping[str, Any]], None]], snapshot: Mapping[str, Any]) -> None:
-            for call in calls:
-                call(snapshot)
-
-        return {step: partial(all_of, calls) for step, calls in wanted.items()}
-
-
-class _Trunk(NamedTuple):
-    """A seed's training up to a step, and the run that did the last part of it."""
-
-    step: int
-    run: str
-    snapshot: gpt_checkpoint.Arrays
 
 
 class OutOfMemory(Exception):
@@ -241,7 +217,7 @@ def _from(index: int, on_point: OnCellPoint, _: int, step: int, name: str, value
     on_point(index, step, name, value)
 
 
-def _outcome(result: GptResult, finals: dict[str, tuple[float, int | None]], kept: tuple[Kept, ...]) -> Outcome:
+def _outcome(result: GptResult, finals: dict[str, tuple[float, int | None]], kept: Sequence[Kept]) -> Outcome:
     status: events.Status = "timeout" if result.status == "stopped" else result.status
     cost = {"parameters": float(result.parameters)}
     if result.step_ms:  # a run that only continued a checkpoint had no step of its own
@@ -255,7 +231,7 @@ def _outcome(result: GptResult, finals: dict[str, tuple[float, int | None]], kep
         wall_s=result.wall_s,
         cpu_s=result.cpu_s,
         peak_memory_bytes=result.peak_memory_bytes,
-        kept=kept if result.status == "ok" else (),
+        kept=tuple(kept),
     )
 
 
@@ -273,30 +249,6 @@ def heat() -> dict[str, float]:
         if values:
             found[name] = max(values)
     return found
-
-
-def _forks(plan: Plan, configs: Mapping[str, GptConfig]) -> bool:
-    """Whether arms continue one checkpoint. Raises UsageError where the plan says so and an arm cannot."""
-    if plan.pair_tier != "fork":
-        return False
-    plain = {name: getattr(GptConfig(), name) for name in (*LATE, *LATE_FROM, *WHERE)}
-    (first, trunk), *rest = [(name, msgspec.structs.replace(config, **plain)) for name, config in configs.items()]
-    for name, other in rest:
-        if other != trunk:
-            field = next(f for f in GptConfig.__struct_fields__ if getattr(other, f) != getattr(trunk, f))
-            raise UsageError(
-                f'arm {name!r} differs from {first!r} in {field!r}, which acts before any fork: pair_tier = "fork" '
-                f'is for arms that differ in {", ".join((*LATE_FROM, *LATE))} only; use pair_tier = "seed"'
-            )
-    for name, config in configs.items():
-        if config.stack_seeds:
-            raise UsageError(f'arm {name!r}: stack_seeds does not go with pair_tier = "fork": a fork is of one seed')
-        if fork_step(config) == 0:
-            raise UsageError(
-                f"arm {name!r} changes the training from its first step, so there is nothing to fork from: with "
-                'qat_bits give qat_from below 1 and no wallclock, or use pair_tier = "seed"'
-            )
-    return True
 
 
 def open_text(folder: str, shards: int) -> Corpus:
@@ -338,6 +290,23 @@ def _check_metric(metric: str, config: GptConfig, held_out: int) -> None:
             f"{scored} of {held_out} held-out tokens are scored (val_tokens = {config.val_tokens}), so the metric is "
             f"{said!r}, not {metric!r}; say so in the plan, or change val_tokens (0: all)"
         )
+
+
+def _comparable(metric: str, configs: Mapping[str, GptConfig]) -> None:
+    """Raises UsageError where the metric of one arm is not that of another: a proxy that nobody named."""
+    (first, config), *rest = configs.items()
+    for name, other in rest:
+        if metric == "train_loss":
+            if field := next((f for f in SHOWN if getattr(config, f) != getattr(other, f)), None):
+                raise UsageError(
+                    f"arm {name!r} trains on other text than arm {first!r} ({field}), so their train_loss is not of "
+                    "the same thing; compare val_bpb"
+                )
+        elif config.val_tokens != other.val_tokens:
+            raise UsageError(
+                f"arm {name!r} scores {other.val_tokens or 'all'} held-out tokens and arm {first!r} "
+                f"{config.val_tokens or 'all'}: two metrics; set val_tokens in [trainer], for all arms alike"
+            )
 
 
 def _one_backend(configs: dict[str, GptConfig]) -> str:

@@ -43,7 +43,7 @@ def conducted(tmp_path, text, monkeypatch):
             "plan.toml",
         )
         updates = []
-        conduct(log, plan, runner or GptRunner(plan), updates.append)
+        conduct(log, plan, runner or GptRunner(plan, log), updates.append)
         return updates
 
     run.log = log
@@ -86,17 +86,19 @@ def test_the_trunk_is_trained_once_a_seed_and_its_checkpoint_is_kept(conducted):
     late = 1  # step that the late arm trains by itself: from where the rate has fallen to 0.3
     assert len(points) == 2 * (10 + late)
     kept = events_of(conducted.log, "artifact.stored")
-    assert sorted({one.name for one in kept}) == ["fork-10.safetensors", "fork-9.safetensors"]
+    assert sorted({one.name for one in kept}) == [
+        "seed-0-step-9.safetensors", "seed-0.safetensors", "seed-1-step-9.safetensors", "seed-1.safetensors",
+    ]  # fmt: skip
     assert len(kept) == 4
-    snapshot = gpt_checkpoint.load(conducted.log.blobs.get(kept[0].sha256))
-    assert int(snapshot["step"]) in (9, 10)
-    assert gpt_checkpoint.weights(snapshot)["q"].shape == (2, 32, 32)
+    arrays, step = gpt_checkpoint.load(conducted.log.blobs.get(kept[0].sha256))
+    assert (step, kept[0].name) == (9, "seed-0-step-9.safetensors")
+    assert arrays["param.q"].shape == arrays["optimizer.m.q"].shape == (2, 32, 32)
 
 
 @pytest.mark.parametrize(
     ("arms", "settings", "message"),
     [
-        ([("a", ""), ("b", "activation = 'gelu'")], "", "'b' differs from 'a' in 'activation', which acts before"),
+        ([("a", ""), ("b", "activation = 'gelu'")], "", "arm 'b' changes activation against 'a', which takes another training"),
         ([("a", ""), ("b", "qat_bits = 6")], "", "arm 'b' changes the training from its first step"),
         ([("a", ""), ("b", "quantize = 'int6'")], "stack_seeds = true", "stack_seeds does not go with pair_tier"),
     ],
@@ -174,8 +176,13 @@ def test_a_seed_that_diverges_in_a_batch_leaves_the_others_as_they_are(text):
 def test_the_weights_of_a_run_are_kept_where_that_is_asked_for(conducted, text):
     conducted([("plain", "")], settings="keep_weights = true", seeds="0")
     (kept,) = events_of(conducted.log, "artifact.stored")
-    assert (kept.name, kept.kind, kept.media_type) == ("weights.safetensors", "weights", gpt_checkpoint.MEDIA_TYPE)
-    found = gpt_checkpoint.load(conducted.log.blobs.get(kept.sha256))
+    assert (kept.name, kept.kind, kept.media_type) == (
+        "weights-seed-0.safetensors",
+        "weights",
+        gpt_checkpoint.MEDIA_TYPE,
+    )
+    found, step = gpt_checkpoint.load(conducted.log.blobs.get(kept.sha256))
+    assert step == 10
     config = GptConfig(width=32, seq_len=32, batch_tokens=256, steps=10, val_tokens=640, device="cpu")
     params = {name: torch.from_numpy(x) for name, x in found.items()}
     (end,) = events_of(conducted.log, "run.finished")
@@ -184,13 +191,13 @@ def test_the_weights_of_a_run_are_kept_where_that_is_asked_for(conducted, text):
 
 def test_a_checkpoint_is_the_same_bytes_for_the_same_arrays_and_nothing_else_is_read(text):
     arrays = {"param.q": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.array(7)}
-    data = gpt_checkpoint.dump(arrays)
-    assert data == gpt_checkpoint.dump(dict(reversed(arrays.items())))
-    back = gpt_checkpoint.load(data)
-    assert int(back["step"]) == 7
+    data = gpt_checkpoint.dump(arrays, 7)
+    assert data == gpt_checkpoint.dump(dict(reversed(arrays.items())), 7)
+    back, step = gpt_checkpoint.load(data)
+    assert int(back["step"]) == step == 7
     assert np.array_equal(back["param.q"], arrays["param.q"])
     for other in (b"", b"no", data[:-1], b"\x80\x04" + data):
-        with pytest.raises(ValueError, match="no safetensors"):
+        with pytest.raises(ValueError, match="no checkpoint of ours"):
             gpt_checkpoint.load(other)
 
 
