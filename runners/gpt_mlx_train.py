@@ -14,6 +14,7 @@ figure for a run that did not finish: a stopped or diverged one has no validatio
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
 import time
@@ -42,6 +43,7 @@ OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
 Snapshot = dict[str, np.ndarray]  # a State by name, as a checkpoint holds it
+_NO_MEMORY = re.compile(r"(?i)unable to allocate|attempting to allocate|insufficient memory|out ?of ?memory")
 # Read by no compiled function: rates come in as arrays, and the rest is about the run.
 NOT_COMPILED = frozenset(
     (
@@ -130,13 +132,18 @@ class Trainer:
         `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
         `start` is a checkpoint to go on from; `keep[step]` is handed one before that step (or after the last).
-        Raises ValueError when the config and the text, or the device, do not fit.
+        Raises ValueError when the config and the text, or the device, do not fit; MemoryError.
         """
         device = find_device(self.device if self.device != "auto" else config.device)
         self.source.check(config)
-        with mx.stream(device):
-            run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
-            return run.run(start, keep or {})
+        try:
+            with mx.stream(device):
+                run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+                return run.run(start, keep or {})
+        except RuntimeError as error:  # MLX knows no other kind
+            if _NO_MEMORY.search(str(error)):
+                raise MemoryError(str(error)) from None
+            raise
 
     def train_seeds(
         self, config: GptConfig, seeds: Sequence[int], *, on_log: OnSeedLog | None = None, **more: Any

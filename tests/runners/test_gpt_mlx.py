@@ -224,6 +224,28 @@ def test_a_wall_clock_ends_a_run_with_a_result(trainer):
     assert result.val_bpb is not None
 
 
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (
+            "[METAL] Command buffer execution failed: Insufficient Memory "
+            "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+            MemoryError,
+        ),
+        ("[malloc_or_wait] Unable to allocate 68719476736 bytes.", MemoryError),
+        ("[matmul] Last dimension of first input does not match", RuntimeError),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(text, monkeypatch, message, kind):
+    def fails(*_):
+        raise RuntimeError(message)
+
+    trainer = Trainer(text)
+    monkeypatch.setattr(trainer, "function", lambda *_: fails)
+    with pytest.raises(kind, match=re.escape(message)):
+        trainer.train(SMALL, 0)
+
+
 def test_it_trains_in_bfloat16_too(trainer):
     half, whole = trainer.train(but(dtype="bfloat16"), 0), trainer.train(SMALL, 0)
     assert half.status == "ok"
