@@ -138,6 +138,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # One, whatever the machine has: the count is part of what makes bits equal; at this size a second thread saves a
     # third at best; and two that wait for each other beside another busy process made a run take a hundred seconds.
     threads: int = 1
+    keep_weights: bool = False  # the trained weights as an artifact of the run (safetensors)
     stack_seeds: bool = False  # the seeds of an arm in one batch: the same figures within a stated tolerance, sooner
 
     def __post_init__(self) -> None:
@@ -159,6 +160,19 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"unknown preset {preset!r}; {hint}")
         try:
             return msgspec.convert({**PRESETS[preset], **said}, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(_readable(error)) from None
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, str]) -> GptConfig:
+        """A config as the start of a run recorded it, every value as text. Fields that were not there yet were off.
+
+        Raises ValueError where it names a field that is here no longer, or one that makes no model.
+        """
+        if unknown := [name for name in values if name not in cls.__struct_fields__]:
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        try:
+            return msgspec.convert(dict(values), cls, strict=False)
         except msgspec.ValidationError as error:
             raise ValueError(_readable(error)) from None
 
@@ -239,7 +253,7 @@ LATE = (
 )
 LATE_FROM = ("qat_bits", "qat_from")
 # Fields that say where a run takes place. They change no figure beyond rounding, so they make no other arm.
-WHERE = ("backend", "device", "compile", "attention", "threads", "stack_seeds")
+WHERE = ("keep_weights", "backend", "device", "compile", "attention", "threads", "stack_seeds")
 
 
 def check(config: GptConfig) -> None:

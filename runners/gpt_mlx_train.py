@@ -304,8 +304,9 @@ class _Run:
                 and not state.end
             ):
                 self.scored(state, "" if config.quantize == "none" else PRE_QUANT)
-        if state.step == config.steps and state.step in keep:
-            keep[state.step](state.snapshot())
+        over = state.step == config.steps or bool(config.wallclock and state.seconds >= config.wallclock)
+        if config.steps in keep and over and state.end is None:
+            keep[config.steps](state.snapshot())
         if config.wallclock and state.step == 1 < config.steps and state.seconds > config.wallclock:
             return f"wallclock {config.wallclock:g} s is shorter than one step, which took {state.seconds:.3g} s"
         return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,10 +38,13 @@ from runners.gpt_result import GptResult, Status, code_bytes, drift, process_pea
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 
+# A batch of seeds goes through the attention kernel seed by seed, as it does on a CPU anyhow.
+warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
+
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
-Snapshot = dict[str, Tensor]  # a State by name, as a checkpoint holds it
+Snapshot = Mapping[str, Any]  # a State by name, as a checkpoint holds it: tensors, or arrays that were read back
 
 
 @dataclass
@@ -61,7 +65,7 @@ class State:
 
     def snapshot(self) -> Snapshot:
         """A copy by name."""
-        made = {f"param.{name}": p.detach().clone() for name, p in self.params.items()}
+        made: dict[str, Tensor] = {f"param.{name}": p.detach().clone() for name, p in self.params.items()}
         made |= {f"optimizer.{name}": x.clone() for name, x in self.optimizer.state().items()}
         made |= {f"average.{name}": x.clone() for name, x in self.average.mean.items()}
         if self.position is not None:
@@ -102,7 +106,8 @@ class Trainer:
 
         `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
-        `start` is a checkpoint to go on from; `keep[step]` is handed one before that step (or after the last).
+        `start` is a checkpoint to go on from; `keep[step]` is handed one before that step, `keep[config.steps]`
+        when the training is over, by steps or by the clock.
         Raises ValueError when the config and the text, or the device, do not fit.
         """
         tell: OnSeedLog | None = None if on_log is None else lambda _, step, values: on_log(step, values)
@@ -201,17 +206,18 @@ class _Run:
             lead = (len(self.seeds),) if self.many else ()
             state.position = torch.ones((*lead, self.config.seq_len), device=self.device)
         if start is not None:
+            at = {name: torch.as_tensor(x) for name, x in start.items()}
             with torch.no_grad():
                 for name, p in params.items():
-                    p.copy_(start[f"param.{name}"])
-            state.optimizer.load({name.removeprefix("optimizer."): x for name, x in start.items()})
-            for name, x in start.items():
+                    p.copy_(at[f"param.{name}"])
+                state.optimizer.load({name.removeprefix("optimizer."): x for name, x in at.items()})
+                if state.position is not None:
+                    state.position.copy_(at["position"])
+            for name, x in at.items():
                 if name.startswith("average."):
                     state.average.mean[name.removeprefix("average.")] = x.to(self.device).clone()
-            state.average.count, state.step = int(start["average_count"]), int(start["step"])
-            state.seconds = float(start["seconds"])
-            if "position" in start and state.position is not None:
-                state.position.copy_(start["position"])
+            state.average.count, state.step = int(at["average_count"]), int(at["step"])
+            state.seconds = float(at["seconds"])
             for batches in self.batches:
                 next(islice(batches, state.step, state.step), None)  # what the checkpoint has seen
         return state
@@ -283,8 +289,9 @@ class _Run:
         else:
             reason = None
         fetch()
-        if state.step == config.steps and state.step in keep:
-            keep[state.step](state.snapshot())
+        over = state.step == config.steps or self.out_of_time(state)
+        if config.steps in keep and over and not state.ends:
+            keep[config.steps](state.snapshot())
         if (
             reason is None
             and config.wallclock
