@@ -12,7 +12,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 PLAN = """\
 name = "tiny"
-metric = "train_loss"
+metric = "val_bpb_subset"
 delta = 0.01
 seeds = "0-1"
 [trainer]
