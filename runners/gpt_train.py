@@ -38,9 +38,6 @@ from runners.gpt_result import GptResult, Status, code_bytes, drift, process_pea
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 
-# A batch of seeds goes through the attention kernel seed by seed, as it does on a CPU anyhow.
-warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
-
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
@@ -371,7 +368,10 @@ class _Run:
         noise_dims = Noise(*(None if draw is None else 0 for draw in some))
         dims = (0, 0, 0, None, noise_dims, None if state.position is None else 0)
         params = {name: p.detach() for name, p in state.params.items()}
-        grads, (total, (loss, at)) = torch.func.vmap(gradient, in_dims=dims)(params, *given[1:])
+        with warnings.catch_warnings():
+            # The attention kernel takes the batch seed by seed on a CPU, where it fills the machine anyhow.
+            warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")
+            grads, (total, (loss, at)) = torch.func.vmap(gradient, in_dims=dims)(params, *given[1:])
         return Step(loss, total, grads, at)
 
     def objective(self, qat: bool) -> Callable[..., Any]:

@@ -87,7 +87,7 @@ class GptRunner:
             events.Digest(name, digest, self._corpus.sizes[name])
             for name, digest in sorted(self._corpus.digests.items())
         )
-        around = surroundings(environment, git, _code_digest(self.backend), data)
+        around = surroundings(environment, git, code_digest(self.backend), data)
         label = BACKENDS[self.backend].label
         return msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
 
@@ -360,7 +360,7 @@ def _one_backend(configs: dict[str, GptConfig]) -> str:
     return backend
 
 
-def _code_digest(backend: str) -> str:
+def code_digest(backend: str) -> str:
     """The trainer's own text and its library's version: other code is another base."""
     total = sha256()
     for package in BACKENDS[backend].packages:
