@@ -75,6 +75,17 @@ def test_the_backends_leave_the_same_facts_and_are_two_experiments_on_two_bases(
 
 
 @needs_mlx
+def test_a_run_on_mlx_is_reproduced_on_mlx_bit_by_bit(home):
+    run(home, "mlx", change='activation = "gelu", token_drop = 0.2, quantize = "int6"')
+    known = home.sql("SELECT run FROM runs WHERE arm = 'gelu' AND seed = 1")[0]["run"]
+    done = home.call("--json", "reproduce", known)
+    assert done.code == 0, done.err
+    assert (done.json["exact"], done.json["expected"]) == (True, "bits")
+    assert (done.json["points"], done.json["points_equal"]) == (3, 3)
+    assert {figure["name"] for figure in done.json["figures"]} >= {"val_bpb_subset", "artifact_bytes", "train_loss"}
+
+
+@needs_mlx
 def test_arms_on_two_backends_are_refused_before_anything_is_written(home):
     before = home.size()
     done = run(home, "mlx", "torch", 'backend = "torch"')
