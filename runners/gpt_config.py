@@ -343,6 +343,11 @@ def check(config: GptConfig) -> None:
             config.ttt_freeze <= config.depth, f"ttt_freeze must be at most depth {config.depth}", config.ttt_freeze
         )
     _must(
+        not (config.keep_weights and config.stack_seeds),
+        "keep_weights is for seeds that train singly: stack_seeds must be off",
+        config.stack_seeds,
+    )
+    _must(
         config.probe_base <= config.probe_max,
         f"probe_base must be at most probe_max {config.probe_max}",
         config.probe_base,
