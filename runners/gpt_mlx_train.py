@@ -33,17 +33,17 @@ from runners.gpt_config import WHERE, GptConfig
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_mlx import Noise, Params, Step, begin, init_params, loss_and_grads, rates, rotary, update
 from runners.gpt_mlx_after import quantized, score
-from runners.gpt_result import GptResult, Status, code_bytes, drift, process_peak
+from runners.gpt_result import GptResult, OnWeights, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import averaged, qat_active
 from runners.gpt_schedule import rates as rates_at
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 from runners.quantize import artifact_bytes
 
+_NO_MEMORY = re.compile(r"(?i)unable to allocate|attempting to allocate|insufficient memory|out ?of ?memory")
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
 Snapshot = dict[str, np.ndarray]  # a State by name, as a checkpoint holds it
-_NO_MEMORY = re.compile(r"(?i)unable to allocate|attempting to allocate|insufficient memory|out ?of ?memory")
 # Read by no compiled function: rates come in as arrays, and the rest is about the run.
 NOT_COMPILED = frozenset(
     (
@@ -126,12 +126,14 @@ class Trainer:
         should_stop: ShouldStop | None = None,
         start: Snapshot | None = None,
         keep: Mapping[int, Callable[[Snapshot], None]] | None = None,
+        on_weights: OnWeights | None = None,
     ) -> GptResult:
         """Trains one seed of one arm to its end, to a loss that is not finite, or until told to stop.
 
         `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
         `start` is a checkpoint to go on from; `keep[step]` is handed one before that step (or after the last).
+        `on_weights` gets the weights that are about to be quantized and scored, the mean of them where one is kept.
         Raises ValueError when the config and the text, or the device, do not fit; MemoryError.
         """
         device = find_device(self.device if self.device != "auto" else config.device)
@@ -139,20 +141,47 @@ class Trainer:
         try:
             with mx.stream(device):
                 run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+                run.on_weights = on_weights
                 return run.run(start, keep or {})
         except RuntimeError as error:  # MLX knows no other kind
             if _NO_MEMORY.search(str(error)):
                 raise MemoryError(str(error)) from None
             raise
 
+    def late(
+        self,
+        config: GptConfig,
+        seed: int,
+        weights: Mapping[str, np.ndarray],
+        step: int,
+        *,
+        on_log: OnLog | None = None,
+    ) -> GptResult:
+        """The late stages alone, on weights that `on_weights` gave after `step` steps of the same training."""
+        device = find_device(self.device if self.device != "auto" else config.device)
+        self.source.check(config)
+        with mx.stream(device):
+            return _Run(self, config, seed, device, on_log or (lambda *_: None), lambda: None).late(weights, step)
+
     def train_seeds(
-        self, config: GptConfig, seeds: Sequence[int], *, on_log: OnSeedLog | None = None, **more: Any
+        self,
+        config: GptConfig,
+        seeds: Sequence[int],
+        *,
+        on_log: OnSeedLog | None = None,
+        on_weights: OnWeights | None = None,
+        **more: Any,
     ) -> list[GptResult]:
         """The same for several seeds, one after the other."""
         results = []
         for index, seed in enumerate(seeds):
+
+            def keep(_: int, step: int, weights: dict[str, np.ndarray], index: int = index) -> None:
+                if on_weights is not None:
+                    on_weights(index, step, weights)
+
             tell = partial(on_log, index) if on_log else None
-            results.append(self.train(config, seed, on_log=tell, **more))
+            results.append(self.train(config, seed, on_log=tell, on_weights=keep, **more))
         return results
 
     def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
@@ -221,6 +250,7 @@ class _Run:
     ) -> None:
         self.trainer, self.config, self.seed, self.device = trainer, config, seed, device
         self.on_log, self.should_stop = on_log, should_stop
+        self.on_weights: OnWeights | None = None
         reference = trainer.reference(config)
         self.batches: Iterator[np.ndarray] = stream(trainer.source, config, seed, reference)
         needed = config.rho1_keep < 1 and config.rho1_reference == "bigram"
@@ -234,6 +264,17 @@ class _Run:
             self.warm_up(state)
         if reason := self.advance(state, keep):
             state.end = state.end or ("stopped", reason)
+        return self.close(state, began, cpu_began)
+
+    def late(self, weights: Mapping[str, np.ndarray], step: int) -> GptResult:
+        """The late stages of weights that were trained before."""
+        began, cpu_began = time.perf_counter(), time.process_time()
+        mx.reset_peak_memory()
+        params = {name: mx.array(array) for name, array in weights.items()}
+        return self.close(State(params, {}, {}, step=step), began, cpu_began)
+
+    def close(self, state: State, began: float, cpu_began: float) -> GptResult:
+        """The late stages, and what the run came to."""
         found, raw, size = self.finish(state)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
         config, gpu = self.config, self.device.type == mx.DeviceType.gpu
@@ -382,6 +423,10 @@ class _Run:
         """(score, bits a byte before quantization, bytes of the artifact); None for what there is not."""
         if state.end:
             return None, None, None
+        if self.on_weights is not None:
+            self.on_weights(
+                0, state.step, {name: np.array(p.astype(mx.float32)) for name, p in state.weights.items()}
+            )
         if self.config.quantize == "none":
             return self.scored(state), None, None
         before = self.scored(state, PRE_QUANT)
