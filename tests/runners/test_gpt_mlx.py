@@ -118,7 +118,7 @@ def test_late_arms_continue_one_checkpoint_and_give_the_bits_of_whole_runs(train
         "plan.toml",
     )
     steps = []
-    conduct(log, plan, GptRunner(plan), lambda update: steps.append(update.name == "train_loss"))
+    conduct(log, plan, GptRunner(plan, log), lambda update: steps.append(update.name == "train_loss"))
     started = {event.data.run: event.data for event in log.events(types=("run.started",))}
     finished = [event.data for event in log.events(types=("run.finished",))]
     assert [one.status for one in finished] == ["ok"] * 6
