@@ -115,6 +115,7 @@ class ExperimentRegistered(msgspec.Struct, frozen=True, kw_only=True):
     amends: str | None  # event id of the registration that this one replaces
     track: Literal["confirm", "explore"] = "confirm"  # what explores suggests; only fresh seeds confirm it
     tuning_seeds: tuple[int, ...] = ()  # used to choose something, so they never confirm
+    cycle: int | None = None  # its number among the plans of one family that share alpha: it may spend alpha/(c(c+1))
 
 
 class PlanChange(msgspec.Struct, frozen=True):

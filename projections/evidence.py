@@ -130,6 +130,7 @@ def _evidence(
         tau=plan["tau"],
         looks=looks,
         look=look,
+        cycle=plan["cycle"],
         class_variances=tuple(part for study, part in classes.get(plan["noise_class"], ()) if study != experiment),
         defects=(f"a value is beyond {HUGE:g}: that is no measurement, retract its outcome",) if beyond else (),
     )
