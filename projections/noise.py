@@ -26,6 +26,7 @@ NEWEST = 64  # experiments and bases that are looked at for correlation and drif
 SCHEMA = pa.schema(
     [
         ("noise_class", pa.string()),
+        ("unit", pa.string()),
         ("arms", pa.int64()),
         ("runs", pa.int64()),
         ("df", pa.float64()),
@@ -53,8 +54,8 @@ def known(query: Query, classes: Sequence[str]) -> pa.Table:
     given = ([*classes],)
     arms = _grouped(
         query(
-            """SELECT noise_class, n, df, variance FROM main.noise_arms
-            WHERE noise_class IN (SELECT unnest($1)) AND newness <= $2 ORDER BY noise_class, newness""",
+            """SELECT noise_class, unit, n, df, variance FROM main.noise_arms
+            WHERE noise_class IN (SELECT unnest($1)) AND newness <= $2 ORDER BY noise_class, unit, newness""",
             (*given, BORROWED),
         )
     )
@@ -75,7 +76,12 @@ def known(query: Query, classes: Sequence[str]) -> pa.Table:
             (*given, NEWEST),
         )
     )
-    rows = [_row(name, arms.get(name, []), cells.get(name, [])) for name in sorted({*arms, *cells})]
+    rows = []
+    for name in sorted({*arms, *cells}):
+        mine = arms.get(name, [])
+        rows.append(_row(name, "run", [arm for arm in mine if arm["unit"] == "run"], cells.get(name, [])))
+        if forks := [arm for arm in mine if arm["unit"] == "fork"]:
+            rows.append(_row(name, "fork", forks, []))
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -83,7 +89,7 @@ def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
     return {key: list(group) for key, group in groupby(rows, key=lambda row: row["noise_class"])}
 
 
-def _row(name: str, arms: list[Row], cells: list[Row]) -> Row:
+def _row(name: str, unit: str, arms: list[Row], cells: list[Row]) -> Row:
     varying = [arm for arm in arms if arm["variance"] > 0 and math.isfinite(arm["variance"])]
     variances, dfs = [arm["variance"] for arm in varying], [float(arm["df"]) for arm in varying]
     pooled, df = pool(variances, dfs)
@@ -95,6 +101,7 @@ def _row(name: str, arms: list[Row], cells: list[Row]) -> Row:
     worst = min(told, default=None)
     return {
         "noise_class": name,
+        "unit": unit,
         "arms": len(varying),
         "runs": sum(arm["n"] for arm in varying),
         "df": df,

@@ -1,9 +1,10 @@
--- One row a noise class: what all its arms say together about the noise of one run, and whether its controls stay put.
+-- One row a noise class and unit: what all its arms say together about the noise of one run, and whether its controls stay put.
 -- kind: table
--- key: noise_class
+-- key: noise_class, unit
 -- scope: noise_class
 -- columns:
 --   noise_class: platform, scale, metric and stage
+--   unit: run, or fork: the difference of two runs that continue one checkpoint, which varies by far less
 --   arms: arms of two seeds or more behind it, at most the 200 newest (noise_arms has each)
 --   runs: their runs
 --   df: their degrees of freedom
@@ -23,6 +24,7 @@
 --   drifting: bases with a p below 0.01
 SELECT
     noise_class,
+    unit,
     arms,
     runs,
     df,
@@ -41,4 +43,4 @@ SELECT
     drift_base,
     drifting
 FROM noises
-ORDER BY noise_class
+ORDER BY noise_class, unit

@@ -150,9 +150,9 @@ def random_history(log: Log, seed: int, length: int) -> Iterator[None]:
             plan = rng.choice(plans)
             run = f"r{number}"
             experiment = None if rng.random() < 0.1 else plan.experiment
-            drafts.append(
-                Draft(f"run/{run}", started(run, experiment, rng.choice(plan.arms).name, rng.choice(plan.seeds)))
-            )
+            arm, of = rng.choice(plan.arms).name, rng.choice(plan.seeds)
+            cell = f"{rng.choice(['', plan.experiment])}-{arm}-{of}"
+            drafts.append(Draft(f"run/{run}", started(run, experiment, arm, of, cell=cell)))
             open_runs.append(run)
         elif choice < 0.8 and open_runs:
             run = open_runs.pop(rng.randrange(len(open_runs)))
