@@ -1,4 +1,4 @@
-"""`ledger replay`: make a judgement again from the events that it read, and compare every figure; or on those of now."""
+"""`ledger replay`: make a judgement again from the events that it read, and compare every figure."""
 
 from __future__ import annotations
 

@@ -18,8 +18,7 @@ from projections.statistics.policies import FOUNDING
 
 
 class Change(NamedTuple):
-    """One event (or, for the noise of a class, the newest of many) that the judgement of today has and the recorded one
-    had not."""
+    """One event that the judgement of today has and the recorded one had not; of the noise of a class the newest."""
 
     position: int | None
     event_id: str | None
@@ -61,7 +60,9 @@ def _changes(
     start = recorded.head.position
     taken = {
         row["target"]: row
-        for row in now.rows("SELECT position, event_id, target, reason FROM facts.event_retracted ORDER BY position DESC")
+        for row in now.rows(
+            "SELECT position, event_id, target, reason FROM facts.event_retracted ORDER BY position DESC"
+        )
     }
     gone = _gone(now, taken, start, before, after)
     return sorted(
@@ -75,9 +76,7 @@ def _changes(
     )
 
 
-def _added(
-    now: Tables, recorded: DecisionMade, before: Evidence | None, after: Evidence, start: int
-) -> list[Change]:
+def _added(now: Tables, recorded: DecisionMade, before: Evidence | None, after: Evidence, start: int) -> list[Change]:
     """Outcomes that came after the judgement, or that an amendment made count."""
     had = {outcome[1] for outcome in before.outcomes} if before else set()
     cells = {(arm, seed) for _, _, arm, seed, bank in before.outcomes if not bank} if before else set()
@@ -175,6 +174,6 @@ def _noise(
             row["position"],
             events[0]["finished_id"] if events else None,
             "run.finished",
-            f"noise class: {len(knows)} arms elsewhere tell its noise, {len(knew)} did then (the newest event of them)",
+            f"noise class: {len(knows)} arms elsewhere tell its noise, {len(knew)} did then (their newest event)",
         )
     ]

@@ -358,7 +358,9 @@ def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table
     wanted: list[str] | None = None
     if not all_rows:
         _reach(connection)
-        wanted = [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())]
+        wanted = [
+            row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())
+        ]
     return judged.table(judged.judged(query, gather(query, wanted)))
 
 

@@ -77,9 +77,7 @@ def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
     return {key: list(group) for key, group in groupby(rows, key=lambda row: row["experiment"])}
 
 
-def _evidence(
-    plan: Row, registered: list[Row], runs: list[Row], classes: Classes
-) -> Evidence:
+def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classes) -> Evidence:
     experiment, control = plan["experiment"], plan["control"]
     planned: dict[str, list[int]] = {}
     for row in registered:
@@ -163,7 +161,5 @@ def _planned_look(
         if len(now) == size and all(cell in ended for cell in cells):
             at = number
     now = seeds[: looks[at - 1]]
-    rest = {
-        arm: tuple(seed for seed in now if seed in {*mine}) for arm, mine in stopped.items() if {*now} - {*mine}
-    }
+    rest = {arm: tuple(seed for seed in now if seed in {*mine}) for arm, mine in stopped.items() if {*now} - {*mine}}
     return at, now, rest

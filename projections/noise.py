@@ -1,4 +1,4 @@
-"""What a noise class is known to be: the prior of its variances, its same-seed correlation, and whether controls drift.
+"""What a noise class is known to be: the prior of its variances, its same-seed correlation, drift of its controls.
 
 One row a noise class, for people: a judgement fits its own prior, in which its own arms are exact. The prior is that
 of the arms in `noise_arms`; the correlation is pooled over the newest experiments; the run chart has the controls of

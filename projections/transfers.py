@@ -57,7 +57,8 @@ def compare(query: Query) -> pa.Table:
         (),
     )
     classes = {
-        name: {row["intervention"]: row for row in group} for name, group in groupby(rows, lambda row: row["noise_class"])
+        name: {row["intervention"]: row for row in group}
+        for name, group in groupby(rows, lambda row: row["noise_class"])
     }
     widest = sorted(sorted(classes), key=lambda name: -len(classes[name]))[:MOST]
     found: list[Row] = []

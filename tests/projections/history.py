@@ -134,7 +134,9 @@ def random_history(log: Log, seed: int, length: int) -> Iterator[None]:
         drafts: list[Draft] = []
         if not plans or choice < 0.08:
             arms = ["control", *(f"arm{i}" for i in range(rng.randint(1, 4)))]
-            rule: dict[str, object] = {"policy": rng.choice(["ledger/1", "ledger/1", "paired-pooled/1", "seed-plan/1"])}
+            rule: dict[str, object] = {
+                "policy": rng.choice(["ledger/1", "ledger/1", "paired-pooled/1", "seed-plan/1"])
+            }
             rule["pair_tier"] = rng.choice(["seed", "rerun", "fork"])
             if rng.random() < 0.4:
                 rule |= {"stopping": "looks", "looks": (2, 3, 5)}
