@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
@@ -28,15 +28,20 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
-from projections import catalog, claims, staging
+from projections import alpha, catalog, claims, judged, noise, staging, transfers
 from projections.digest import parts_digest
-from projections.estimates import SCHEMA as ESTIMATES_SCHEMA
-from projections.estimates import estimate
+from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record")
-_MADE = {catalog.ESTIMATES: ESTIMATES_SCHEMA, catalog.AUDITED: claims.SCHEMA}  # the relations that Python makes
+_SCOPES = ("run", "experiment", "record", "noise_class", "track", "target")
+_MADE = {  # the relations that Python makes
+    catalog.ESTIMATES: judged.SCHEMA,
+    catalog.NOISES: noise.SCHEMA,
+    catalog.STREAMED: alpha.SCHEMA,
+    catalog.TRANSFERRED: transfers.SCHEMA,
+    catalog.AUDITED: claims.SCHEMA,
+}
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -241,10 +246,11 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         (SELECT target FROM staged.event_retracted WHERE position >= {first}))"""
     for name in ("run_started", "run_finished"):
         connection.execute(f"INSERT INTO dirty_run SELECT DISTINCT run FROM staged.{name} WHERE {touched}")
-    for name in ("experiment_registered",):
-        connection.execute(
-            f"INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.{name} WHERE {touched}"
-        )
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE dirty_plan AS
+        SELECT DISTINCT experiment FROM staged.experiment_registered WHERE {touched}"""
+    )
+    connection.execute("INSERT INTO dirty_experiment SELECT experiment FROM dirty_plan")
     # A registration changes what its runs are; a run changes what its experiment shows.
     connection.execute(
         """INSERT INTO dirty_run SELECT DISTINCT run FROM staged.run_started
@@ -254,6 +260,14 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         """INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.run_started
         WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
     )
+    # What runs and controls were shared with, before the tables change and (in _reach) after.
+    connection.execute("CREATE OR REPLACE TEMP TABLE arms_before AS SELECT * FROM main.noise_arms LIMIT 0")
+    connection.execute(
+        """CREATE OR REPLACE TEMP TABLE dirty_bank AS
+        SELECT base, control_key, metric, noise_class FROM main.experiments LIMIT 0"""
+    )
+    _mark_classes(connection)
+    _mark_banks(connection)
     # Records share their noise and their pull requests: a reading of one changes what the others show.
     for name in ("record_extracted", "leaderboard_extracted"):
         if connection.execute(f"SELECT 1 FROM staged.{name} WHERE {touched} LIMIT 1").fetchall():
@@ -264,12 +278,60 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
             break
 
 
+def _mark_classes(connection: duckdb.DuckDBPyConnection) -> None:
+    """Noise classes that the runs and the plans in question are in."""
+    connection.execute(
+        """INSERT INTO dirty_noise_class
+        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)
+        UNION SELECT noise_class FROM main.experiments WHERE experiment IN (SELECT experiment FROM dirty_plan)"""
+    )
+
+
+def _mark_banks(connection: duckdb.DuckDBPyConnection) -> None:
+    """Controls that experiments share, of those experiments whose plan or control runs are in question."""
+    connection.execute(
+        """INSERT INTO dirty_bank
+        SELECT DISTINCT base, control_key, metric, noise_class
+        FROM main.experiments AS plan
+        WHERE experiment IN (SELECT experiment FROM dirty_experiment) AND (
+            experiment IN (SELECT experiment FROM dirty_plan)
+            OR experiment IN (
+                SELECT started.experiment FROM staged.run_started AS started
+                WHERE started.run IN (SELECT run FROM dirty_run) AND started.arm = plan.control
+            )
+        )"""
+    )
+
+
+def _reach(connection: duckdb.DuckDBPyConnection) -> None:
+    """Further experiments whose judgement the events change: of a noise class that knows another noise than before,
+    and of a base whose controls changed."""
+    _mark_banks(connection)
+    connection.execute(
+        """INSERT INTO dirty_experiment
+        SELECT experiment FROM main.experiments
+        WHERE (base, control_key, metric, noise_class) IN (FROM dirty_bank)
+            OR noise_class IN (
+                SELECT noise_class FROM (
+                    (FROM arms_before EXCEPT FROM main.noise_arms)
+                    UNION ALL
+                    (SELECT * FROM main.noise_arms WHERE noise_class IN (FROM dirty_noise_class)
+                    EXCEPT FROM arms_before)
+                )
+            )"""
+    )
+
+
 def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
     made = table.reads & _MADE.keys()
-    if catalog.ESTIMATES in made:
-        _estimate(connection, all_rows)
-    if catalog.AUDITED in made:
-        _audit(connection)
+    if table.name == "noise_arms" and not all_rows:
+        _mark_classes(connection)
+        connection.execute(
+            """INSERT INTO arms_before SELECT * FROM main.noise_arms
+            WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"""
+        )
+    for name in sorted(made):
+        connection.register(name, _MAKERS[name](connection, all_rows))
     _scope(connection, table, all_rows)
     connection.execute(
         f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
@@ -281,27 +343,79 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
         connection.unregister(name)
 
 
-def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
-    """Run the estimator on the experiments in question and offer its rows as the relation `estimates`."""
-    where = "" if all_rows else "WHERE experiment IN (SELECT experiment FROM dirty_experiment)"
-    plans = connection.sql(f"SELECT * FROM main.experiments {where} ORDER BY experiment").to_arrow_table()
-    pairs = connection.sql(
-        f"SELECT * FROM main.paired_differences {where} ORDER BY experiment, intervention, seed"
-    ).to_arrow_table()
-    connection.register(catalog.ESTIMATES, estimate(plans.to_pylist(), pairs.to_pylist()))
+def _rows(connection: duckdb.DuckDBPyConnection) -> Query:
+    """A query on the tables that are being built, for the functions that make relations."""
+
+    def query(sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        return list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
+
+    return query
 
 
-def _audit(connection: duckdb.DuckDBPyConnection) -> None:
-    """Recompute what the records claim, all of it or nothing, and offer the rows as the relation `audited`."""
-    if not connection.execute("SELECT 1 FROM dirty_record LIMIT 1").fetchall():
-        connection.register(catalog.AUDITED, claims.SCHEMA.empty_table())
-        return
+def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Judge the experiments in question."""
+    query = _rows(connection)
+    wanted: list[str] | None = None
+    if not all_rows:
+        _reach(connection)
+        wanted = [
+            row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())
+        ]
+    return judged.table(judged.judged(query, gather(query, wanted)))
+
+
+def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """What is known of the noise classes in question."""
+    if not all_rows:
+        _mark_classes(connection)
+    which = "SELECT DISTINCT noise_class FROM " + ("main.runs" if all_rows else "dirty_noise_class")
+    query = _rows(connection)
+    return noise.known(query, [row["noise_class"] for row in query(f"{which} ORDER BY ALL", ())])
+
+
+def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """A stream depends on all that came before: all of it, or nothing."""
+    if not _some(connection, "experiment", all_rows):
+        return alpha.SCHEMA.empty_table()
+    connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
+    return alpha.stream(_rows(connection))
+
+
+def _transfer(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Any effect may be the proxy of any target: all of them, or nothing."""
+    if not _some(connection, "experiment", all_rows):
+        return transfers.SCHEMA.empty_table()
+    connection.execute(
+        """INSERT INTO dirty_target
+        SELECT target FROM main.transfer UNION SELECT target FROM main.transfer_pred
+        UNION SELECT DISTINCT noise_class FROM main.effects"""
+    )
+    return transfers.compare(_rows(connection))
+
+
+def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Recompute what the records claim, all of it or nothing."""
+    if not _some(connection, "record", False):
+        return claims.SCHEMA.empty_table()
     keys = {table.name: ", ".join(table.key) for table in catalog.tables()}
     given = [
         connection.sql(f"SELECT * FROM main.{name} ORDER BY {keys[name]}").to_arrow_table().to_pylist()
         for name in catalog.MADE_FROM[catalog.AUDITED]
     ]
-    connection.register(catalog.AUDITED, claims.audit(*given))
+    return claims.audit(*given)
+
+
+def _some(connection: duckdb.DuckDBPyConnection, scope: str, all_rows: bool) -> bool:
+    return all_rows or bool(connection.execute(f"SELECT 1 FROM dirty_{scope} LIMIT 1").fetchall())
+
+
+_MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], pa.Table]] = {
+    catalog.ESTIMATES: _estimate,
+    catalog.NOISES: _noise,
+    catalog.STREAMED: _stream,
+    catalog.TRANSFERRED: _transfer,
+    catalog.AUDITED: _audit,
+}
 
 
 def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
