@@ -28,6 +28,7 @@ from ledger.errors import UsageError
 from runners import capture, fork, gpt_checkpoint
 from runners.cells import Cell, Kept, OnCellPoint, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.gpt_config import SHOWN, GptConfig, backend_of
+from runners.gpt_data import CorpusSource
 from runners.gpt_result import GptResult, code_files
 from runners.gpt_schedule import fork_step
 from runners.plan import Plan, PlanArm
@@ -82,6 +83,7 @@ class GptRunner:
         self._corpus = open_text(*self.data)
         for arm, config in self.configs.items():
             try:
+                CorpusSource(self._corpus).check(config)
                 _check_metric(self.metric, config, len(self._corpus.val))
             except ValueError as error:
                 raise UsageError(f"arm {arm!r}: {error}") from None
