@@ -95,6 +95,25 @@ def test_the_trunk_is_trained_once_a_seed_and_its_checkpoint_is_kept(conducted):
     assert arrays["param.q"].shape == arrays["optimizer.m.q"].shape == (2, 32, 32)
 
 
+def test_what_a_failed_run_kept_is_there_for_those_that_go_on_from_it(conducted, monkeypatch):
+    """The first run of a seed fails after its fork; the others still continue its state, which is on record."""
+    real = Trainer.train_seeds
+
+    def failing(self, config, seeds, *, keep=None, **given):
+        result = real(self, config, seeds, keep=keep, **given)
+        if config.qat_bits:
+            raise RuntimeError("the machine is on fire")
+        return result
+
+    monkeypatch.setattr(Trainer, "train_seeds", failing)
+    conducted([("late", "qat_bits = 4, qat_from = 0.3"), ("plain", "")], head="pair_tier = 'fork'", seeds="0")
+    (late, plain) = events_of(conducted.log, "run.started")
+    assert (late.arm, plain.fork_of) == ("late", late.run)
+    assert [one.status for one in events_of(conducted.log, "run.finished")] == ["crash", "ok"]
+    kept = {one.name: one.run for one in events_of(conducted.log, "artifact.stored")}
+    assert kept == {"seed-0-step-9.safetensors": late.run, "seed-0.safetensors": plain.run}
+
+
 @pytest.mark.parametrize(
     ("arms", "settings", "message"),
     [
