@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flips
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.projections
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.backends
 
 docs: $(STAMP)
