@@ -42,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.projections
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.backends
 
 docs: $(STAMP)
