@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "matrix": "Show which record or arm has which technique.",
     "audit": "Recompute what leaderboard records claim.",
     "decide": "Decide an experiment on the runs that are there.",
+    "reproduce": "Train a run again from what the log holds, and compare.",
     "replay": "Decide again as of the head that a decision read, and compare.",
     "report": "Write a Markdown page with plots on an experiment.",
     "plot": "Plot loss curves of each arm against the control.",

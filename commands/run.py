@@ -34,19 +34,29 @@ if TYPE_CHECKING:
 @click.option("--name", default=None, help="The experiment's name.")
 @click.option("--pattern", "patterns", multiple=True, metavar="REGEX", help="Reads more metrics from the output.")
 @click.option("--log-file", default=None, metavar="GLOB", help="Read where the output lacks the metric (logs/*.txt).")
+@click.option(
+    "--fast", is_flag=True, help="A quick look: fewer steps, tokens and layers, two seeds; its own experiment."
+)
+@click.option(
+    "--cooldown", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Between runs, for the machine."
+)
 @click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
 @shared()
-def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: Any) -> int:
+def command(
+    asked: Asked, what: tuple[str, ...], retry_failed: bool, fast: bool, cooldown: float, **options: Any
+) -> int:
     """Run PLAN.toml, or COMMAND once for each arm and seed, and decide.
 
     SEED and the arm's variables are set in the command's environment; its last val_bpb (or --metric)
     counts. Started again, it runs only what is missing.
     """
     plan = read_plan(what, options)
+    if fast:
+        plan = _fast(plan)
     log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
     runner = runner_for(plan, log)
     with Progress(plan) as progress:
-        done = _conduct(log, plan, runner, progress.update, retry_failed)
+        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
     if done.interrupted:
         if asked.json:
@@ -76,10 +86,30 @@ def _named_home() -> bool:
     return bool(os.environ.get("LEDGER_HOME"))
 
 
-def _conduct(log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool) -> Conducted:
+def _conduct(
+    log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool, cooldown: float
+) -> Conducted:
     from runners.conduct import conduct
 
-    return conduct(log, plan, runner, update, retry_failed=retry_failed)
+    return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown)
+
+
+def _fast(plan: Plan) -> Plan:
+    """The plan, small: other settings are another base, so it is an experiment of its own. Raises UsageError."""
+    import msgspec
+
+    from runners.gpt_config import fast
+
+    if plan.trainer is None:
+        raise UsageError("--fast is for plans with a [trainer]; a script has its own settings")
+    try:
+        settings = fast(plan.trainer)
+    except ValueError as error:
+        raise UsageError(f"[trainer]: {error}") from None
+    seeds = plan.seeds[:2]
+    looks = {} if plan.stopping != "looks" else {"stopping": "fixed", "looks": ()}
+    scale = f"{plan.scale}, fast" if plan.scale else "fast"
+    return msgspec.structs.replace(plan, trainer=settings, seeds=seeds, scale=scale, **looks)
 
 
 def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:

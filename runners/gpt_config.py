@@ -138,6 +138,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # One, whatever the machine has: the count is part of what makes bits equal; at this size a second thread saves a
     # third at best; and two that wait for each other beside another busy process made a run take a hundred seconds.
     threads: int = 1
+    keep_weights: bool = False  # the trained weights as an artifact of the run (safetensors)
     stack_seeds: bool = False  # the seeds of an arm in one batch: the same figures within a stated tolerance, sooner
 
     def __post_init__(self) -> None:
@@ -159,6 +160,19 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"unknown preset {preset!r}; {hint}")
         try:
             return msgspec.convert({**PRESETS[preset], **said}, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(_readable(error)) from None
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, str]) -> GptConfig:
+        """A config as the start of a run recorded it, every value as text. Fields that were not there yet were off.
+
+        Raises ValueError where it names a field that is here no longer, or one that makes no model.
+        """
+        if unknown := [name for name in values if name not in cls.__struct_fields__]:
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        try:
+            return msgspec.convert(dict(values), cls, strict=False)
         except msgspec.ValidationError as error:
             raise ValueError(_readable(error)) from None
 
@@ -223,6 +237,28 @@ PRESETS["fast"] = PRESETS["baseline"] | {  # the first pipeline's quick screen
     "val_tokens": 1_048_576, "quantize": "none",
 }  # fmt: skip
 
+
+def fast(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan's settings made small enough for a look: a fifth of the steps and at most 300, at most 65,536 tokens a
+    step and 5 layers, no wall clock. Raises ValueError as from_dict. What an arm sets stays as it is set."""
+    config = GptConfig.from_dict(settings)
+    steps = min(300, max(20, config.steps // 5))
+    tokens = min(config.batch_tokens, max(1, 65_536 // config.seq_len) * config.seq_len)
+    small: dict[str, Any] = {"steps": min(config.steps, steps), "batch_tokens": tokens, "wallclock": 0.0}
+    small["depth"] = min(config.depth, 5)
+    if config.micro_tokens and tokens % config.micro_tokens:
+        small["micro_tokens"] = 0
+    if config.warmdown_steps:
+        small["warmdown_steps"] = max(1, small["steps"] // 5)
+    return {**settings, **small}
+
+
+# What changes the text that a model trains on: train losses over different texts are no comparison.
+SHOWN = (
+    *("token_drop", "token_drop_schedule", "corrupt", "corrupt_by", "corrupt_schedule", "probe", "probe_base"),
+    *("probe_max", "probe_threshold", "probe_ema", "curriculum", "curriculum_buffer", "seq_len", "vocab_size"),
+)
+
 # Fields that act only after the training, or only from a late step on: arms that differ in nothing else continue
 # one checkpoint of each seed.
 LATE = (
@@ -239,7 +275,7 @@ LATE = (
 )
 LATE_FROM = ("qat_bits", "qat_from")
 # Fields that say where a run takes place. They change no figure beyond rounding, so they make no other arm.
-WHERE = ("backend", "device", "compile", "attention", "threads", "stack_seeds")
+WHERE = ("keep_weights", "backend", "device", "compile", "attention", "threads", "stack_seeds")
 
 
 def check(config: GptConfig) -> None:
@@ -306,6 +342,11 @@ def check(config: GptConfig) -> None:
         _must(
             config.ttt_freeze <= config.depth, f"ttt_freeze must be at most depth {config.depth}", config.ttt_freeze
         )
+    _must(
+        not (config.keep_weights and config.stack_seeds),
+        "keep_weights is for seeds that train singly: stack_seeds must be off",
+        config.stack_seeds,
+    )
     _must(
         config.probe_base <= config.probe_max,
         f"probe_base must be at most probe_max {config.probe_max}",

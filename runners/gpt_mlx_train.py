@@ -14,6 +14,7 @@ figure for a run that did not finish: a stopped or diverged one has no validatio
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
 import time
@@ -38,6 +39,7 @@ from runners.gpt_schedule import rates as rates_at
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 from runners.quantize import artifact_bytes
 
+_NO_MEMORY = re.compile(r"(?i)unable to allocate|attempting to allocate|insufficient memory|out ?of ?memory")
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
@@ -132,14 +134,19 @@ class Trainer:
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
         `start` is a checkpoint to go on from; `keep[step]` is handed one before that step (or after the last).
         `on_weights` gets the weights that are about to be quantized and scored, the mean of them where one is kept.
-        Raises ValueError when the config and the text, or the device, do not fit.
+        Raises ValueError when the config and the text, or the device, do not fit; MemoryError.
         """
         device = find_device(self.device if self.device != "auto" else config.device)
         self.source.check(config)
-        with mx.stream(device):
-            run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
-            run.on_weights = on_weights
-            return run.run(start, keep or {})
+        try:
+            with mx.stream(device):
+                run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+                run.on_weights = on_weights
+                return run.run(start, keep or {})
+        except RuntimeError as error:  # MLX knows no other kind
+            if _NO_MEMORY.search(str(error)):
+                raise MemoryError(str(error)) from None
+            raise
 
     def late(
         self,
@@ -157,13 +164,24 @@ class Trainer:
             return _Run(self, config, seed, device, on_log or (lambda *_: None), lambda: None).late(weights, step)
 
     def train_seeds(
-        self, config: GptConfig, seeds: Sequence[int], *, on_log: OnSeedLog | None = None, **more: Any
+        self,
+        config: GptConfig,
+        seeds: Sequence[int],
+        *,
+        on_log: OnSeedLog | None = None,
+        on_weights: OnWeights | None = None,
+        **more: Any,
     ) -> list[GptResult]:
         """The same for several seeds, one after the other."""
         results = []
         for index, seed in enumerate(seeds):
+
+            def keep(_: int, step: int, weights: dict[str, np.ndarray], index: int = index) -> None:
+                if on_weights is not None:
+                    on_weights(index, step, weights)
+
             tell = partial(on_log, index) if on_log else None
-            results.append(self.train(config, seed, on_log=tell, **more))
+            results.append(self.train(config, seed, on_log=tell, on_weights=keep, **more))
         return results
 
     def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
@@ -327,8 +345,9 @@ class _Run:
                 and not state.end
             ):
                 self.scored(state, "" if config.quantize == "none" else PRE_QUANT)
-        if state.step == config.steps and state.step in keep:
-            keep[state.step](state.snapshot())
+        over = state.step == config.steps or bool(config.wallclock and state.seconds >= config.wallclock)
+        if config.steps in keep and over and state.end is None:
+            keep[config.steps](state.snapshot())
         if config.wallclock and state.step == 1 < config.steps and state.seconds > config.wallclock:
             return f"wallclock {config.wallclock:g} s is shorter than one step, which took {state.seconds:.3g} s"
         return None

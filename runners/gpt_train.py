@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ from runners.gpt_stages import PRE_QUANT, Scored, quantization
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
-Snapshot = dict[str, Tensor]  # a State by name, as a checkpoint holds it
+Snapshot = Mapping[str, Any]  # a State by name, as a checkpoint holds it: tensors, or arrays that were read back
 
 
 @dataclass
@@ -61,7 +62,7 @@ class State:
 
     def snapshot(self) -> Snapshot:
         """A copy by name."""
-        made = {f"param.{name}": p.detach().clone() for name, p in self.params.items()}
+        made: dict[str, Tensor] = {f"param.{name}": p.detach().clone() for name, p in self.params.items()}
         made |= {f"optimizer.{name}": x.clone() for name, x in self.optimizer.state().items()}
         made |= {f"average.{name}": x.clone() for name, x in self.average.mean.items()}
         if self.position is not None:
@@ -103,7 +104,8 @@ class Trainer:
 
         `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
         `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
-        `start` is a checkpoint to go on from; `keep[step]` is handed one before that step (or after the last).
+        `start` is a checkpoint to go on from; `keep[step]` is handed one before that step, `keep[config.steps]`
+        when the training is over, by steps or by the clock.
         `on_weights` gets the weights that are about to be quantized and scored, the mean of them where one is kept.
         Raises ValueError when the config and the text, or the device, do not fit.
         """
@@ -238,17 +240,18 @@ class _Run:
             lead = (len(self.seeds),) if self.many else ()
             state.position = torch.ones((*lead, self.config.seq_len), device=self.device)
         if start is not None:
+            at = {name: torch.as_tensor(x) for name, x in start.items()}
             with torch.no_grad():
                 for name, p in params.items():
-                    p.copy_(start[f"param.{name}"])
-            state.optimizer.load({name.removeprefix("optimizer."): x for name, x in start.items()})
-            for name, x in start.items():
+                    p.copy_(at[f"param.{name}"])
+                state.optimizer.load({name.removeprefix("optimizer."): x for name, x in at.items()})
+                if state.position is not None:
+                    state.position.copy_(at["position"])
+            for name, x in at.items():
                 if name.startswith("average."):
                     state.average.mean[name.removeprefix("average.")] = x.to(self.device).clone()
-            state.average.count, state.step = int(start["average_count"]), int(start["step"])
-            state.seconds = float(start["seconds"])
-            if "position" in start and state.position is not None:
-                state.position.copy_(start["position"])
+            state.average.count, state.step = int(at["average_count"]), int(at["step"])
+            state.seconds = float(at["seconds"])
             for batches in self.batches:
                 next(islice(batches, state.step, state.step), None)  # what the checkpoint has seen
         return state
@@ -320,8 +323,9 @@ class _Run:
         else:
             reason = None
         fetch()
-        if state.step == config.steps and state.step in keep:
-            keep[state.step](state.snapshot())
+        over = state.step == config.steps or self.out_of_time(state)
+        if config.steps in keep and over and not state.ends:
+            keep[config.steps](state.snapshot())
         if (
             reason is None
             and config.wallclock
@@ -401,7 +405,10 @@ class _Run:
         noise_dims = Noise(*(None if draw is None else 0 for draw in some))
         dims = (0, 0, 0, None, noise_dims, None if state.position is None else 0)
         params = {name: p.detach() for name, p in state.params.items()}
-        grads, (total, (loss, at)) = torch.func.vmap(gradient, in_dims=dims)(params, *given[1:])
+        with warnings.catch_warnings():
+            # The attention kernel takes the batch seed by seed on a CPU, where it fills the machine anyhow.
+            warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")
+            grads, (total, (loss, at)) = torch.func.vmap(gradient, in_dims=dims)(params, *given[1:])
         return Step(loss, total, grads, at)
 
     def objective(self, qat: bool) -> Callable[..., Any]:

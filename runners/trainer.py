@@ -3,14 +3,17 @@
 A seed and an arm are all that differs between two cells; the data, the tokenizer and the compiled
 shapes are shared. There are two backends, torch and MLX. A plan trains on one of them, and runs of two are
 never compared: the runner's name, the code and the hardware class all tell which it was. A backend is
-imported when a plan asks for it, not before. With pair_tier = "fork" a seed is trained once, and arms that
-differ in their late stages go on from its weights (fork.py).
+imported when a plan asks for it, not before.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import re
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -22,15 +25,14 @@ import msgspec
 from ledger import events
 from ledger.chain import Log
 from ledger.errors import UsageError
-from runners import capture, fork
-from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
-from runners.gpt_config import GptConfig, backend_of
-from runners.gpt_result import code_files
+from runners import capture, fork, gpt_checkpoint
+from runners.cells import Cell, Kept, OnCellPoint, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners.gpt_config import SHOWN, GptConfig, backend_of
+from runners.gpt_result import GptResult, code_files
+from runners.gpt_schedule import fork_step
 from runners.plan import Plan, PlanArm
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from runners.corpus import Corpus
 
 
@@ -65,6 +67,7 @@ class GptRunner:
                 self.configs[arm.name] = GptConfig.from_dict({**self.settings, **arm.set})
             except ValueError as error:
                 raise UsageError(f"arm {arm.name!r}: {error}") from None
+        _comparable(plan.metric, self.configs)
         self.data = _one_text(self.configs)
         self.backend = _one_backend(self.configs)
         self.name = BACKENDS[self.backend].runner
@@ -88,10 +91,10 @@ class GptRunner:
             events.Digest(name, digest, self._corpus.sizes[name])
             for name, digest in sorted(self._corpus.digests.items())
         )
-        around = surroundings(environment, git, _code_digest(self.backend), data)
+        around = surroundings(environment, git, code_digest(self.backend), data)
         label = BACKENDS[self.backend].label
         around = msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
-        self._forks = None if self._log is None else fork.Forks(self._log, around)
+        self._forks = None if self._log is None else fork.Forks(self._log, around, self.configs)
         return around
 
     def command(self, arm: PlanArm) -> tuple[str, ...]:
@@ -103,60 +106,149 @@ class GptRunner:
     def config(self, arm: PlanArm) -> dict[str, Any]:
         return msgspec.structs.asdict(self.configs[arm.name]) | {"backend": self.backend}
 
+    def groups(self, missing: Sequence[tuple[PlanArm, int]]) -> list[list[tuple[PlanArm, int]]]:
+        """Singly as they come; with `stack_seeds` the seeds of an arm together, where its first stands."""
+        found: dict[Any, list[tuple[PlanArm, int]]] = {}
+        for arm, seed in missing:
+            found.setdefault(arm.name if self.configs[arm.name].stack_seeds else (arm.name, seed), []).append(
+                (arm, seed)
+            )
+        return list(found.values())
+
     def fork_of(self, arm: PlanArm, seed: int) -> str | None:
-        held = self._forks.find(self.config(arm), seed) if self._forks else None
+        held = self._held(arm, seed)
         return held.run if held else None
 
+    def _held(self, arm: PlanArm, seed: int) -> fork.Checkpoint | None:
+        return self._forks.find(self.configs[arm.name], self.config(arm), seed) if self._forks else None
+
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
-        config = self.configs[cell.arm.name]
-        if self._trainer is None:
-            assert self._corpus is not None
-            module = import_module(BACKENDS[self.backend].module)
-            self._trainer = module.Trainer(self._corpus, config.device)
-        finals: dict[str, tuple[float, int | None]] = {}
+        (outcome,) = self.run_together([cell], lambda _, *point: on_point(*point), should_stop)
+        return outcome
+
+    def run_together(self, cells: Sequence[Cell], on_point: OnCellPoint, should_stop: ShouldStop) -> list[Outcome]:
+        """Train the cells, of one arm, in one batch; one after another where they do not fit into memory together."""
+        try:
+            return self._run(cells, on_point, should_stop)
+        except OutOfMemory as error:
+            if len(cells) == 1:
+                return [Outcome(status="oom", reason=str(error), wall_s=error.seconds)]
+        alone: list[Outcome] = []
+        for index, cell in enumerate(cells):
+            if alone and alone[-1].status == "interrupted":
+                alone.append(alone[-1])
+                continue
+            alone += self.run_together([cell], partial(_from, index, on_point), should_stop)
+        return alone
+
+    def _run(self, cells: Sequence[Cell], on_point: OnCellPoint, should_stop: ShouldStop) -> list[Outcome]:
+        arm = cells[0].arm
+        config = self.configs[arm.name]
+        trainer = self._ready(config)
+        finals: list[dict[str, tuple[float, int | None]]] = [{} for _ in cells]
         began = time.perf_counter()
 
-        def on_log(step: int, values: dict[str, float]) -> None:
+        def on_log(index: int, step: int, values: dict[str, float]) -> None:
             for name, value in values.items():
-                finals[name] = (value, step)
-                on_point(step, name, value)
+                finals[index][name] = (value, step)
+                on_point(index, step, name, value)
 
         kept: list[Kept] = []
+        cell, held = cells[0], self._held(arm, cells[0].seed)
 
-        def on_weights(_: int, step: int, weights: dict[str, np.ndarray]) -> None:
-            if self._forks is not None:
-                made = fork.Checkpoint(cell.run, step, weights)
-                kept.append(self._forks.hold(self.config(cell.arm), cell.seed, made))
+        def whole(step: int, snapshot: Mapping[str, Any]) -> None:
+            assert self._forks is not None
+            made = fork.Checkpoint(cell.run, step, True, gpt_checkpoint.arrays(snapshot))
+            kept.append(self._forks.hold(self.config(arm), cell.seed, made))
 
-        def ended(status: events.Status, reason: str) -> Outcome:
-            wall = time.perf_counter() - began
-            return Outcome(status=status, reason=reason, finals=finals, wall_s=wall, kept=tuple(kept))
+        def on_weights(index: int, step: int, weights: gpt_checkpoint.Arrays) -> None:
+            if self._forks is not None and fork_step(config) == config.steps:
+                made = fork.Checkpoint(cell.run, step, False, weights)
+                kept.append(self._forks.hold(self.config(arm), cell.seed, made))
+            if config.keep_weights:
+                data = gpt_checkpoint.dump(weights, step)
+                name = f"weights-seed-{cells[index].seed}.safetensors"
+                mine[index].append(Kept(name, "weights", data, 0, gpt_checkpoint.MEDIA_TYPE))
 
+        mine: list[list[Kept]] = [kept, *([] for _ in cells[1:])]
         try:
-            held = self._forks.find(self.config(cell.arm), cell.seed) if self._forks else None
-            if held is not None:
-                result = self._trainer.late(config, cell.seed, held.weights, held.step, on_log=on_log)
+            if held is not None and not held.whole:
+                alone = partial(on_log, 0)
+                results = [trainer.late(config, cell.seed, held.arrays, held.step, on_log=alone)]
             else:
-                result = self._trainer.train(
-                    config, cell.seed, on_log=on_log, should_stop=should_stop, on_weights=on_weights
+                turns = self._forks.turns(config, held.step if held else 0) if self._forks else ()
+                results = trainer.train_seeds(
+                    config,
+                    [each.seed for each in cells],
+                    on_log=on_log,
+                    should_stop=should_stop,
+                    start=held.arrays if held else None,
+                    keep={step: partial(whole, step) for step in turns},
+                    on_weights=on_weights,
                 )
-        except KeyboardInterrupt:
-            return ended("interrupted", "interrupted")
-        except (MemoryError, RuntimeError, ValueError) as error:
-            memory = isinstance(error, MemoryError) or "out of memory" in str(error)
-            return ended("oom" if memory else "crash", f"{type(error).__name__}: {error}")
-        status: events.Status = "timeout" if result.status == "stopped" else result.status
-        return Outcome(
-            status=status,
-            reason=result.reason or "",
-            finals=finals,
-            steps=result.steps,
-            tokens=result.tokens,
-            wall_s=result.wall_s,
-            cpu_s=result.cpu_s,
-            peak_memory_bytes=result.peak_memory_bytes,
-            kept=tuple(kept),
-        )
+        except (KeyboardInterrupt, MemoryError, RuntimeError, ValueError) as error:
+            took = (time.perf_counter() - began) / len(cells)
+            if isinstance(error, MemoryError) or "out of memory" in str(error):
+                raise OutOfMemory(f"{type(error).__name__}: {error}", took) from None
+            known = isinstance(error, KeyboardInterrupt)
+            reason = "interrupted" if known else f"{type(error).__name__}: {error}"
+            how: events.Status = "interrupted" if known else "crash"
+            return [Outcome(status=how, reason=reason, finals=each, wall_s=took) for each in finals]
+        return [_outcome(*each) for each in zip(results, finals, mine, strict=True)]
+
+    def _ready(self, config: GptConfig) -> Any:
+        if self._trainer is None:
+            if self._corpus is None:
+                self._corpus = open_text(*self.data)
+            module = import_module(BACKENDS[self.backend].module)
+            self._trainer = module.Trainer(self._corpus, config.device)
+        return self._trainer
+
+
+class OutOfMemory(Exception):
+    """A batch did not fit; `seconds` went by."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+def _from(index: int, on_point: OnCellPoint, _: int, step: int, name: str, value: float) -> None:
+    on_point(index, step, name, value)
+
+
+def _outcome(result: GptResult, finals: dict[str, tuple[float, int | None]], kept: Sequence[Kept]) -> Outcome:
+    status: events.Status = "timeout" if result.status == "stopped" else result.status
+    cost = {"parameters": float(result.parameters)}
+    if result.step_ms:  # a run that only continued a checkpoint had no step of its own
+        cost |= {"step_ms": result.step_ms, "step_drift": result.step_drift, "tokens_per_s": result.tokens_per_s}
+    return Outcome(
+        status=status,
+        reason=result.reason or "",
+        finals={**finals, **{name: (value, result.steps) for name, value in (cost | heat()).items()}},
+        steps=result.steps,
+        tokens=result.tokens,
+        wall_s=result.wall_s,
+        cpu_s=result.cpu_s,
+        peak_memory_bytes=result.peak_memory_bytes,
+        kept=tuple(kept),
+    )
+
+
+def heat() -> dict[str, float]:
+    """How warm and how fast the machine is, as far as it tells: degrees of the hottest sensor, MHz of the cores."""
+    found: dict[str, float] = {}
+    for name, pattern, unit in (
+        ("temperature_c", "/sys/class/thermal/thermal_zone*/temp", 1000),
+        ("clock_mhz", "/sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq", 1000),
+    ):
+        values = []
+        for path in sorted(glob.glob(pattern)):
+            with contextlib.suppress(OSError, ValueError):
+                values.append(int(Path(path).read_text()) / unit)
+        if values:
+            found[name] = max(values)
+    return found
 
 
 def open_text(folder: str, shards: int) -> Corpus:
@@ -200,6 +292,23 @@ def _check_metric(metric: str, config: GptConfig, held_out: int) -> None:
         )
 
 
+def _comparable(metric: str, configs: Mapping[str, GptConfig]) -> None:
+    """Raises UsageError where the metric of one arm is not that of another: a proxy that nobody named."""
+    (first, config), *rest = configs.items()
+    for name, other in rest:
+        if metric == "train_loss":
+            if field := next((f for f in SHOWN if getattr(config, f) != getattr(other, f)), None):
+                raise UsageError(
+                    f"arm {name!r} trains on other text than arm {first!r} ({field}), so their train_loss is not of "
+                    "the same thing; compare val_bpb"
+                )
+        elif config.val_tokens != other.val_tokens:
+            raise UsageError(
+                f"arm {name!r} scores {other.val_tokens or 'all'} held-out tokens and arm {first!r} "
+                f"{config.val_tokens or 'all'}: two metrics; set val_tokens in [trainer], for all arms alike"
+            )
+
+
 def _one_backend(configs: dict[str, GptConfig]) -> str:
     """The backend that all arms train on. Raises UsageError when they differ, or when it is not installed."""
     (first, config), *rest = configs.items()
@@ -220,7 +329,7 @@ def _one_backend(configs: dict[str, GptConfig]) -> str:
     return backend
 
 
-def _code_digest(backend: str) -> str:
+def code_digest(backend: str) -> str:
     """The trainer's own text and its library's version: other code is another base."""
     total = sha256()
     for package in BACKENDS[backend].packages:

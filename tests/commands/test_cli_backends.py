@@ -12,7 +12,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 PLAN = """\
 name = "tiny"
-metric = "train_loss"
+metric = "val_bpb_subset"
 delta = 0.01
 seeds = "0-1"
 [trainer]
@@ -72,6 +72,17 @@ def test_the_backends_leave_the_same_facts_and_are_two_experiments_on_two_bases(
         assert all(shape == found[0] for shape in found), kind
     code = home.sql("SELECT DISTINCT code FROM runs")
     assert len(code) == 2
+
+
+@needs_mlx
+def test_a_run_on_mlx_is_reproduced_on_mlx_bit_by_bit(home):
+    run(home, "mlx", change='activation = "gelu", token_drop = 0.2, quantize = "int6"')
+    known = home.sql("SELECT run FROM runs WHERE arm = 'gelu' AND seed = 1")[0]["run"]
+    done = home.call("--json", "reproduce", known)
+    assert done.code == 0, done.err
+    assert (done.json["exact"], done.json["expected"]) == (True, "bits")
+    assert (done.json["points"], done.json["points_equal"]) == (3, 3)
+    assert {figure["name"] for figure in done.json["figures"]} >= {"val_bpb_subset", "artifact_bytes", "train_loss"}
 
 
 @needs_mlx

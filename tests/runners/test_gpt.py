@@ -295,6 +295,7 @@ def test_an_absurd_learning_rate_is_a_divergence_and_not_a_figure(trainer, chang
         ({"val_tokens": 100}, "val_tokens must be 0 or at least seq_len 128, found 100"),
         ({"batch_tokens": 1000}, "seq_len must divide batch_tokens 1000, found 128"),
         ({"steps": 0}, "steps must be at least 1, found 0"),
+        ({"keep_weights": True, "stack_seeds": True}, "keep_weights is for seeds that train singly"),
         ({"warmdown": 1.5}, "warmdown must be a fraction from 0 to 1, found 1.5"),
         ({"softcap": -1}, "softcap must be finite, not negative, found -1"),
         ({"matrix_lr": math.nan}, "matrix_lr must be finite, not negative, found nan"),

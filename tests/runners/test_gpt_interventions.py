@@ -175,7 +175,7 @@ def _smooth(change):
     return not jumps and not {*change} & {*LATE, "ema", "swa", "dtype", "quantize", "curriculum"}
 
 
-@pytest.mark.parametrize("change", filter(_smooth, INTERVENTIONS), ids=str)
+@pytest.mark.parametrize("change", [change for change in INTERVENTIONS if _smooth(change)], ids=str)
 def test_the_gradient_is_that_of_the_objective(change):
     """Against a difference quotient, in double precision, along the gradient of the matrices."""
     config = but(**change)

@@ -12,10 +12,14 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="this backend needs the extra experiment-ledger[mlx]")
 pytest.importorskip("sentencepiece", reason="the trainer's tokenizer needs sentencepiece")
 
+from ledger.chain import Log  # noqa: E402
 from runners import corpus, gpt_mlx_train  # noqa: E402
+from runners.conduct import conduct  # noqa: E402
 from runners.gpt_config import GptConfig  # noqa: E402
 from runners.gpt_mlx_train import Trainer  # noqa: E402
 from runners.gpt_result import GptResult  # noqa: E402
+from runners.plan import parse  # noqa: E402
+from runners.trainer import GptRunner  # noqa: E402
 
 SMALL = GptConfig(
     width=32, heads=4, kv_heads=2, seq_len=16, batch_tokens=64, steps=4, val_tokens=128, device="cpu", backend="mlx"
@@ -82,6 +86,48 @@ def test_several_seeds_are_as_one_at_a_time(trainer):
     results = trainer.train_seeds(SMALL, [3, 4], on_log=lambda index, step, values: told.append((index, step)))
     assert [r.val_bpb for r in results] == [trainer.train(SMALL, seed).val_bpb for seed in (3, 4)]
     assert {index for index, _ in told} == {0, 1}
+
+
+def test_late_arms_continue_one_checkpoint_and_give_the_bits_of_whole_runs(trainer, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("runners.trainer.open_text", lambda *_: text)
+    log = Log.create(str(tmp_path / "ledger"))
+    plan = parse(
+        """
+        name = "late"
+        metric = "val_bpb_subset"
+        delta = 0.01
+        seeds = "0-1"
+        pair_tier = "fork"
+        [trainer]
+        backend = "mlx"
+        device = "cpu"
+        width = 32
+        seq_len = 16
+        batch_tokens = 64
+        steps = 6
+        val_tokens = 128
+        [[arm]]
+        name = "plain"
+        [[arm]]
+        name = "int8"
+        set = { quantize = "int8" }
+        [[arm]]
+        name = "late"
+        set = { qat_bits = 4, qat_from = 0.5 }
+        """,
+        "plan.toml",
+    )
+    steps = []
+    conduct(log, plan, GptRunner(plan, log), lambda update: steps.append(update.name == "train_loss"))
+    started = {event.data.run: event.data for event in log.events(types=("run.started",))}
+    finished = [event.data for event in log.events(types=("run.finished",))]
+    assert [one.status for one in finished] == ["ok"] * 6
+    for one in finished:
+        start = started[one.run]
+        config = GptConfig.from_record({item.name: item.value for item in start.config})
+        assert one.value == trainer.train(config, start.seed).val_bpb, start.arm
+    assert sum(start.fork_of is None for start in started.values()) == 2  # one a seed began at the start
+    assert sum(steps) < 2 * (6 + 6)
 
 
 # --- What is compiled --------------------------------------------------------------------------------------
@@ -222,6 +268,28 @@ def test_a_wall_clock_ends_a_run_with_a_result(trainer):
     assert result.status == "ok"
     assert 1 < result.steps < 1000
     assert result.val_bpb is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (
+            "[METAL] Command buffer execution failed: Insufficient Memory "
+            "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+            MemoryError,
+        ),
+        ("[malloc_or_wait] Unable to allocate 68719476736 bytes.", MemoryError),
+        ("[matmul] Last dimension of first input does not match", RuntimeError),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(text, monkeypatch, message, kind):
+    def fails(*_):
+        raise RuntimeError(message)
+
+    trainer = Trainer(text)
+    monkeypatch.setattr(trainer, "function", lambda *_: fails)
+    with pytest.raises(kind, match=re.escape(message)):
+        trainer.train(SMALL, 0)
 
 
 def test_it_trains_in_bfloat16_too(trainer):

@@ -132,6 +132,7 @@ EXCLUDED = {
     "compile": "test_gpt_mlx.py: the compiled step is the step",
     "dtype": "parity is of float32; in bfloat16 only that it trains (test_gpt_mlx.py)",
     "threads": "torch's",
+    "keep_weights": "what is kept of a run, not what it is",
     "stack_seeds": "torch's; MLX takes seeds one after the other",
 }
 
