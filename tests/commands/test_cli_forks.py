@@ -182,3 +182,19 @@ def test_a_plan_trains_on_a_folder_of_published_shards_and_its_digests_are_on_re
     home.write("small.toml", text.replace("vocab_size = 500", "vocab_size = 400").replace('"late"', '"small"'))
     done = home.call("run", "small.toml", "--seeds", "0")
     assert "vocab_size is smaller than the tokenizer's 500, found 400" in done.err
+
+
+def test_an_artifact_beyond_the_limit_is_told_and_counted(home, monkeypatch):
+    from runners import gpt_stages
+
+    monkeypatch.setattr(gpt_stages, "SIZE_LIMIT", 100_000)
+    home.write("plan.toml", PLAN)
+    done = home.call("run", "plan.toml", "--seeds", "0")
+    assert done.code == 0
+    by_arm = {run["arm"]: run for run in home.sql("SELECT arm, status, reason, artifact_bytes FROM runs")}
+    over = by_arm["int6"]["artifact_bytes"] - 100_000
+    assert by_arm["int6"]["status"] == "ok"
+    assert f"{over} more than the challenge allows" in by_arm["int6"]["reason"]
+    assert by_arm["as trained"]["reason"] == ""
+    told = home.sql("SELECT DISTINCT value FROM metrics WHERE name = 'artifact_bytes_over' ORDER BY value")
+    assert over in [row["value"] for row in told]
