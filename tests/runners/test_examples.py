@@ -145,3 +145,17 @@ def test_a_small_table_that_says_nothing_usable_is_told(table, said):
 def test_a_broken_small_table_is_told_at_the_full_size_too():
     with pytest.raises(UsageError, match="deeq"):
         parse(PLAN + "[small]\nleave_out = ['deeq']\n", "p.toml")
+
+
+# --- The page ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_scheme_every_late_setting_and_every_shipped_round():
+    from runners.gpt_config import LATE
+    from runners.quantize import SCHEMES
+
+    page = (ROOT / "docs" / "quantization.md").read_text()
+    for name in (*SCHEMES, *LATE):
+        assert f"`{name}`" in page or f"`{name} =" in page, name
+    for path in EXAMPLES:
+        assert path.parent.name != "rounds" or f"`{path.name}`" in page
