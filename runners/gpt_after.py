@@ -116,7 +116,7 @@ def matrix_inputs(params: Params, config: GptConfig, source: Source) -> dict[str
 
 
 def _add(at: InputSum, x: Tensor) -> None:
-    """Sums x, [tokens, columns], in float64: on the device where it can, or every activation would be carried over."""
+    """Sums x, [tokens, columns], in float64: on the device where it can, not to carry every activation over."""
     if x.device.type != "cuda":
         at.add(x.float().cpu().numpy())
         return
