@@ -159,3 +159,20 @@ def test_the_page_names_every_scheme_every_late_setting_and_every_shipped_round(
         assert f"`{name}`" in page or f"`{name} =" in page, name
     for path in EXAMPLES:
         assert path.parent.name != "rounds" or f"`{path.name}`" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SMALL, ids=named)
+def test_every_arm_of_a_small_plan_trains_and_is_scored(path):
+    pytest.importorskip("torch")
+    pytest.importorskip("sentencepiece")
+    from runners.corpus import prepare
+    from runners.gpt_train import Trainer
+
+    plan, trainer = parse(path.read_text(), "p", small=True), Trainer(prepare())
+    for arm in plan.arm:
+        config = GptConfig.from_dict({**plan.trainer, **arm.set})
+        short = msgspec.structs.replace(config, steps=3, warmdown_steps=0, val_tokens=1024, calib_tokens=1024)
+        result = trainer.train(short, 0)
+        assert result.status == "ok", (arm.name, result.reason)
+        assert 1 < result.val_bpb < 10
