@@ -66,7 +66,7 @@ class Synthetic:
         return
 
 
-def ours(folder: Path, steps: int, settings: dict[str, Any], profile: bool) -> dict[str, Any]:
+def ours(folder: Path, steps: int, settings: dict[str, Any], profile: bool, seeds: int = 1) -> dict[str, Any]:
     """Our trainer: compiled, then `steps` steps between two synchronisations."""
     import torch
 
@@ -78,12 +78,12 @@ def ours(folder: Path, steps: int, settings: dict[str, Any], profile: bool) -> d
     )
     device = find_device(config.device)
     trainer = Trainer(Synthetic(folder))
-    run = _Run(trainer, config, [0], device, lambda *_: None, lambda: None)
+    run = _Run(trainer, config, list(range(seeds)), device, lambda *_: None, lambda: None)
     began = time.perf_counter()
     run.warm_up()
     state = run.begin(None)
-    first = run.step(state, [next(run.batches[0])])
-    loss_before = float(first.loss)
+    first = run.step(state, [next(batches) for batches in run.batches])
+    loss_before = first.loss.mean().item()
     compiling = time.perf_counter() - began
     cuda = device.type == "cuda"
     if cuda:
@@ -91,17 +91,18 @@ def ours(folder: Path, steps: int, settings: dict[str, Any], profile: bool) -> d
     found = first
     began = time.perf_counter()
     for _ in range(steps):
-        found = run.step(state, [next(run.batches[0])])
-    loss = float(found.loss)  # waits for the device
+        found = run.step(state, [next(batches) for batches in run.batches])
+    loss = found.loss.mean().item()  # waits for the device
     seconds = (time.perf_counter() - began) / steps
     made = {
         "step_ms": 1000 * seconds,
-        "tokens_per_s": config.batch_tokens / seconds,
+        "tokens_per_s": seeds * config.batch_tokens / seconds,
+        "seeds": seeds,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
         "compile_s": compiling,
         "loss_first": loss_before,
         "loss_last": loss,
-        "parameters": sum(p.numel() for p in state.params.values()),
+        "parameters": sum(p.numel() for p in state.params.values()) // seeds,
         "steps": steps,
         "attention": config.attention,
     }
@@ -126,7 +127,7 @@ def kernels(run: Any, state: Any, top: int = 12) -> list[list[Any]]:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        run.step(state, [next(run.batches[0])])
+        run.step(state, [next(batches) for batches in run.batches])
         torch.cuda.synchronize()
     rows = sorted(seen.key_averages(), key=lambda row: -row.self_device_time_total)[:top]
     return [[row.key[:80], round(row.self_device_time_total / 1000, 2), row.count] for row in rows]
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--attention", default="auto", help="kernels to time ours with, by comma: auto,flash,cudnn")
     parser.add_argument("--rounds", type=int, default=1, help="how often both take turns")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of ours, as JSON")
+    parser.add_argument("--seeds", type=int, default=1, help="of ours, in one batch")
     parser.add_argument("--profile", action="store_true", help="the longest kernels of one step of ours")
     parser.add_argument("--output", type=Path, help="write the JSON there, too")
     options = parser.parse_args()
@@ -195,7 +197,13 @@ def main() -> None:
             for attention in options.attention.split(","):
                 try:
                     told["ours"].append(
-                        ours(folder, options.steps, {**settings, "attention": attention}, options.profile)
+                        ours(
+                            folder,
+                            options.steps,
+                            {**settings, "attention": attention},
+                            options.profile,
+                            options.seeds,
+                        )
                     )
                 except RuntimeError as error:
                     told["ours"].append({"attention": attention, "error": str(error)[:500]})

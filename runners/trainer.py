@@ -28,6 +28,7 @@ from ledger.errors import UsageError
 from runners import capture, fork, gpt_checkpoint
 from runners.cells import Cell, Kept, OnCellPoint, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.gpt_config import SHOWN, GptConfig, backend_of
+from runners.gpt_data import CorpusSource
 from runners.gpt_result import GptResult, code_files
 from runners.gpt_schedule import fork_step
 from runners.plan import Plan, PlanArm
@@ -82,6 +83,7 @@ class GptRunner:
         self._corpus = open_text(*self.data)
         for arm, config in self.configs.items():
             try:
+                CorpusSource(self._corpus).check(config)
                 _check_metric(self.metric, config, len(self._corpus.val))
             except ValueError as error:
                 raise UsageError(f"arm {arm!r}: {error}") from None
@@ -132,7 +134,7 @@ class GptRunner:
             return self._run(cells, on_point, should_stop)
         except OutOfMemory as error:
             if len(cells) == 1:
-                return [Outcome(status="oom", reason=str(error), wall_s=error.seconds)]
+                return [Outcome(status="oom", reason=str(error), wall_s=error.seconds, kept=error.kept)]
         alone: list[Outcome] = []
         for index, cell in enumerate(cells):
             if alone and alone[-1].status == "interrupted":
@@ -189,11 +191,14 @@ class GptRunner:
         except (KeyboardInterrupt, MemoryError, RuntimeError, ValueError) as error:
             took = (time.perf_counter() - began) / len(cells)
             if isinstance(error, MemoryError) or "out of memory" in str(error):
-                raise OutOfMemory(f"{type(error).__name__}: {error}", took) from None
+                raise OutOfMemory(f"{type(error).__name__}: {error}", took, tuple(kept)) from None
             known = isinstance(error, KeyboardInterrupt)
             reason = "interrupted" if known else f"{type(error).__name__}: {error}"
             how: events.Status = "interrupted" if known else "crash"
-            return [Outcome(status=how, reason=reason, finals=each, wall_s=took) for each in finals]
+            return [
+                Outcome(status=how, reason=reason, finals=each, wall_s=took, kept=tuple(left))
+                for each, left in zip(finals, mine, strict=True)
+            ]
         return [_outcome(*each) for each in zip(results, finals, mine, strict=True)]
 
     def _ready(self, config: GptConfig) -> Any:
@@ -206,11 +211,11 @@ class GptRunner:
 
 
 class OutOfMemory(Exception):
-    """A batch did not fit; `seconds` went by."""
+    """A batch did not fit; `seconds` went by, and others may go on from what it kept before."""
 
-    def __init__(self, reason: str, seconds: float) -> None:
+    def __init__(self, reason: str, seconds: float, kept: tuple[Kept, ...]) -> None:
         super().__init__(reason)
-        self.seconds = seconds
+        self.seconds, self.kept = seconds, kept
 
 
 def _from(index: int, on_point: OnCellPoint, _: int, step: int, name: str, value: float) -> None:

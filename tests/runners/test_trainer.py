@@ -95,6 +95,25 @@ def test_the_trunk_is_trained_once_a_seed_and_its_checkpoint_is_kept(conducted):
     assert arrays["param.q"].shape == arrays["optimizer.m.q"].shape == (2, 32, 32)
 
 
+def test_what_a_failed_run_kept_is_there_for_those_that_go_on_from_it(conducted, monkeypatch):
+    """The first run of a seed fails after its fork; the others still continue its state, which is on record."""
+    real = Trainer.train_seeds
+
+    def failing(self, config, seeds, *, keep=None, **given):
+        result = real(self, config, seeds, keep=keep, **given)
+        if config.qat_bits:
+            raise RuntimeError("the machine is on fire")
+        return result
+
+    monkeypatch.setattr(Trainer, "train_seeds", failing)
+    conducted([("late", "qat_bits = 4, qat_from = 0.3"), ("plain", "")], head="pair_tier = 'fork'", seeds="0")
+    (late, plain) = events_of(conducted.log, "run.started")
+    assert (late.arm, plain.fork_of) == ("late", late.run)
+    assert [one.status for one in events_of(conducted.log, "run.finished")] == ["crash", "ok"]
+    kept = {one.name: one.run for one in events_of(conducted.log, "artifact.stored")}
+    assert kept == {"seed-0-step-9.safetensors": late.run, "seed-0.safetensors": plain.run}
+
+
 @pytest.mark.parametrize(
     ("arms", "settings", "message"),
     [
@@ -228,3 +247,39 @@ def test_a_run_tells_what_it_cost(conducted):
     assert {"step_drift", "train_loss", "val_loss_subset", "val_bpb_subset"} <= finals.keys()
     assert end.steps == 10
     assert end.peak_memory_bytes > 0
+
+
+# --- What is no comparison, and what is no result ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "arm", "message"),
+    [
+        ("train_loss", "corrupt = 0.1", "arm 'b' trains on other text than arm 'a' \\(corrupt\\)"),
+        ("train_loss", "curriculum = 'easy_first'", "other text than arm 'a' \\(curriculum\\)"),
+        ("val_bpb_subset", "val_tokens = 320", "arm 'b' scores 320 held-out tokens and arm 'a' 640: two metrics"),
+    ],
+)
+def test_a_plan_that_compares_different_things_by_one_name_is_refused(tmp_path, metric, arm, message):
+    log = Log.create(str(tmp_path / "ledger"))
+    text = f"name = 'p'\nmetric = '{metric}'\ndelta = 0.01\nseeds = '0-1'\n[trainer]\n{SMALL}"
+    text += f"[[arm]]\nname = 'a'\n[[arm]]\nname = 'b'\nset = {{ {arm} }}\n"
+    with pytest.raises(UsageError, match=message):
+        GptRunner(parse(text, "plan.toml"), log)
+
+
+def test_the_train_loss_of_arms_that_see_the_same_text_may_be_compared(conducted):
+    plan = "name = 'p'\nmetric = 'train_loss'\ndelta = 0.01\nseeds = '0'\n[trainer]\n" + SMALL
+    plan += "[[arm]]\nname = 'a'\n[[arm]]\nname = 'b'\nset = { rho1_keep = 0.5 }\n"
+    GptRunner(parse(plan, "plan.toml"), conducted.log)
+
+
+def test_a_wall_clock_shorter_than_a_step_and_a_divergence_are_outcomes_and_the_others_go_on(conducted):
+    arms = [("short", "wallclock = 1e-6"), ("wild", "matrix_lr = 1e18"), ("plain", "")]
+    conducted(arms, seeds="0")
+    found = {one.run: one for one in events_of(conducted.log, "run.finished")}
+    ends = {one.arm: found[one.run] for one in events_of(conducted.log, "run.started")}
+    assert {arm: end.status for arm, end in ends.items()} == {"short": "timeout", "wild": "diverged", "plain": "ok"}
+    assert "wallclock 1e-06 s is shorter than one step" in ends["short"].reason
+    assert ends["wild"].value is None
+    assert ends["short"].value is None
