@@ -71,14 +71,14 @@ def ours(folder: Path, steps: int, settings: dict[str, Any], profile: bool, seed
     import torch
 
     from runners.gpt_config import GptConfig
-    from runners.gpt_train import Trainer, _Run, find_device
+    from runners.gpt_train import Run, Trainer, find_device
 
     config = GptConfig.from_dict(
         {"preset": "baseline", "wallclock": 0.0, "quantize": "none", "steps": steps, **settings}
     )
     device = find_device(config.device)
     trainer = Trainer(Synthetic(folder))
-    run = _Run(trainer, config, list(range(seeds)), device, lambda *_: None, lambda: None)
+    run = Run(trainer, config, list(range(seeds)), device, lambda *_: None, lambda: None)
     began = time.perf_counter()
     run.warm_up()
     state = run.begin(None)

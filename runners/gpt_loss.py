@@ -152,7 +152,8 @@ def objective(
     weights = torch.full_like(flat, 1 / flat.numel(), dtype=torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
     counted = weights
     if keep is not None:
-        weights = counted = (keep.flatten() / keep.sum().clamp_min(1)).to(weights.dtype)
+        kept = keep.flatten().to(weights.dtype)  # bfloat16 cannot count so far
+        weights = counted = kept / kept.sum().clamp_min(1)
     if config.position_weight:
         weights = weights * by_position(config, seq, weights).repeat(batch)
     if config.rho1_keep < 1:

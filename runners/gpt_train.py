@@ -30,13 +30,34 @@ from torch import Tensor
 from runners.corpus import Corpus
 from runners.gpt import Params, Rope, init_params, rotary
 from runners.gpt_after import quantized, score
-from runners.gpt_config import WHERE, GptConfig
+from runners.gpt_config import LATE, WHERE, GptConfig
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
 from runners.gpt_result import GptResult, OnWeights, Status, code_bytes, drift, process_peak
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
+
+# Read by no compiled function, or given to it as an array: where, how long, how fast, on which text.
+NOT_COMPILED = frozenset(
+    (
+        *(name for name in WHERE if name != "attention"),
+        *LATE,
+        *(
+            "steps",
+            "wallclock",
+            "warmup_steps",
+            "warmdown",
+            "warmdown_steps",
+            "data",
+            "shards",
+            "val_tokens",
+            "val_every",
+        ),
+        *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup", "qat_from"),
+        *("ema", "swa", "swa_every", "curriculum", "curriculum_buffer", "embed_init", "qk_gain", "mtp_warmup"),
+    )
+)
 
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
@@ -128,7 +149,7 @@ class Trainer:
     ) -> list[GptResult]:
         """The same for several seeds of one arm in one batch; a seed that diverges leaves the others as they are."""
         with self.set_up(config) as device:
-            run = _Run(self, config, seeds, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+            run = Run(self, config, seeds, device, on_log or (lambda *_: None), should_stop or (lambda: None))
             run.on_weights = on_weights
             return run.run(start, keep or {})
 
@@ -144,7 +165,7 @@ class Trainer:
         """The late stages alone, on weights that `on_weights` gave after `step` steps of the same training."""
         with self.set_up(config) as device:
             tell: OnSeedLog = (lambda *_: None) if on_log is None else lambda _, at, values: on_log(at, values)
-            return _Run(self, config, [seed], device, tell, lambda: None).late(weights, step)
+            return Run(self, config, [seed], device, tell, lambda: None).late(weights, step)
 
     @contextmanager
     def set_up(self, config: GptConfig) -> Iterator[torch.device]:
@@ -181,7 +202,7 @@ class Trainer:
         return self._compiled[key]
 
 
-class _Run:
+class Run:
     """The seeds of one arm on their way."""
 
     def __init__(
@@ -423,20 +444,9 @@ class _Run:
         return self.trainer.compiled((self.key(qat), self.many), function) if self.compile else function
 
     def key(self, qat: bool) -> Any:
-        """What a compiled objective depends on: the config but where it runs and what only steps and data see."""
+        """What a compiled objective depends on: the architecture and what it is trained on."""
         told = msgspec.structs.asdict(self.config)
-        left_out = {
-            *WHERE,
-            "steps",
-            "matrix_lr",
-            "embed_lr",
-            "scalar_lr",
-            "momentum",
-            "warmdown",
-            "val_tokens",
-            "val_every",
-        }
-        return (qat, self.device, *((name, value) for name, value in told.items() if name not in left_out))
+        return (qat, self.device, *((name, value) for name, value in told.items() if name not in NOT_COMPILED))
 
     # --- tell and finish
 

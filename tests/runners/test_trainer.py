@@ -145,13 +145,12 @@ def test_seeds_in_one_batch_are_runs_like_any_other_with_the_same_figures_to_rou
 
 
 STACKED = [
-    {}, {"mlp": "dml_gated", "bt_lambda": 0.1}, {"rho1_keep": 0.5}, {"mtp_weight": 0.5, "mtp_margin": 0.0},
-    {"ema": 0.9},
-    {"corrupt": 0.2}, {"corrupt": 0.2, "corrupt_by": "model"}, {"token_drop": 0.2}, {"probe": "adaptive"},
-    {"probe": "adversarial"}, {"bigram_buckets": 64, "smear_gate": True}, {"value_residual": True, "xsa_last": 1},
-    {"grad_clip": 0.1}, {"qat_bits": 6, "qat_from": 0.5}, {"micro_tokens": 64}, {"softcap": 0.0},
-    {"quantize": "int6"},
-]  # fmt: skip
+    {"micro_tokens": 64, "softcap": 0.0, "value_residual": True, "xsa_last": 1},
+    {"mlp": "dml_gated", "bt_lambda": 0.1, "ema": 0.9, "grad_clip": 0.1, "position_weight": 0.5},
+    {"rho1_keep": 0.5, "corrupt": 0.2, "corrupt_by": "model", "bigram_buckets": 64, "smear_gate": True},
+    {"mtp_weight": 0.5, "mtp_margin": 0.0, "corrupt": 0.2, "token_drop": 0.2, "probe": "adaptive"},
+    {"probe": "adversarial", "qat_bits": 6, "qat_from": 0.5, "quantize": "int6"},
+]
 
 
 @pytest.mark.parametrize("change", STACKED, ids=str)
