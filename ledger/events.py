@@ -19,6 +19,7 @@ import msgspec
 
 from ledger import canonical
 from ledger.canonical import Real
+from ledger.cycles import AverageEffect, Candidate, Factor, RankedOption, Stack, StopRule, StopState
 from ledger.errors import Unsupported, UsageError
 from ledger.records import ExtractionFailed, LeaderboardExtracted, RecordExtracted
 
@@ -298,6 +299,95 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class ScreenPlanned(msgspec.Struct, frozen=True, kw_only=True):
+    """The factors and stacks of a screen. It stands in one commit with the registration of its arms."""
+
+    TYPE: ClassVar[str] = "screen.planned"
+    VERSION: ClassVar[int] = 1
+
+    experiment: str
+    factors: tuple[Factor, ...]
+    stacks: tuple[Stack, ...]  # the first is the control: every factor low
+
+
+class ScreenJudged(msgspec.Struct, frozen=True, kw_only=True):
+    """What a screen says of its factors: average effects, which suggest and never confirm."""
+
+    TYPE: ClassVar[str] = "screen.judged"
+    VERSION: ClassVar[int] = 1
+
+    experiment: str
+    engine: str  # name and version of the procedure
+    code: str  # digest of the code that judged
+    head: Head
+    metric: str
+    direction: Literal["lower", "higher"]
+    delta: float
+    used: tuple[str, ...]  # ids of the run.finished events behind the figures, in log order
+    runs: int  # that ended with a value
+    missing: int  # that were planned and did not
+    sd: Real | None  # of one run, as the errors use it; None where nothing could be estimated
+    df: Real | None
+    noise: str  # pure (no interaction of two factors reaches it), all, or empty
+    p_interactions: Real | None  # are there interactions of two factors?
+    effects: tuple[AverageEffect, ...]
+    why: str
+
+
+class CyclePlanned(msgspec.Struct, frozen=True, kw_only=True):
+    """A series of cycles, fixed before its first. `cycle` is the digest of name, base and metric.
+
+    Planned again it may have more candidates and other stop rules, nothing else.
+    """
+
+    TYPE: ClassVar[str] = "cycle.planned"
+    VERSION: ClassVar[int] = 1
+
+    cycle: str
+    name: str
+    question: str
+    plan: str  # its text as the user wrote it
+    plan_digest: str
+    base: str
+    runner: str
+    metric: str
+    direction: Literal["lower", "higher"]
+    delta: float
+    alpha: float  # for all cycles together: cycle c may spend alpha / (c (c + 1))
+    seeds: int  # of every arm in each cycle, fresh ones every time
+    first_seed: int
+    batch: int  # candidates in one cycle
+    adopt: float  # an effect larger than this would be adopted
+    noise_class: NoiseClass
+    control: Arm
+    arms: tuple[Arm, ...]  # of the candidates, in their order
+    candidates: tuple[Candidate, ...]
+    stop: tuple[StopRule, ...]
+    amends: str | None  # event id of the plan that this one replaces
+
+
+class CycleRanked(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a cycle: what is worth measuring, and what is chosen; or why the series ends."""
+
+    TYPE: ClassVar[str] = "cycle.ranked"
+    VERSION: ClassVar[int] = 1
+
+    cycle: str
+    number: int  # from 1
+    procedure: str  # its name and version
+    code: str  # digest of the code that judged
+    head: Head
+    plan: str  # event id of the cycle plan
+    alpha: float  # that this cycle may spend
+    ranking: tuple[RankedOption, ...]
+    chosen: tuple[str, ...]  # candidates that this cycle measures; none when the series ends
+    experiment: str  # name of the plan that measures them; empty when the series ends
+    seeds: tuple[int, ...]
+    rules: tuple[StopState, ...]
+    stopped: str  # the rule that ends the series, empty when it goes on
+    why: str
+
+
 class Probed(msgspec.Struct, frozen=True):
     name: str
     value: Real
@@ -374,6 +464,10 @@ EventData = (
     | MetricsLogged
     | ArtifactStored
     | DecisionMade
+    | ScreenPlanned
+    | ScreenJudged
+    | CyclePlanned
+    | CycleRanked
     | ProbeMeasured
     | EventRetracted
     | KeyAdded
@@ -394,6 +488,10 @@ TYPES: dict[str, type[EventData]] = {
         MetricsLogged,
         ArtifactStored,
         DecisionMade,
+        ScreenPlanned,
+        ScreenJudged,
+        CyclePlanned,
+        CycleRanked,
         ProbeMeasured,
         EventRetracted,
         KeyAdded,

@@ -136,6 +136,6 @@ def code_digest() -> str:
     for name, item in sorted(paths, key=lambda path: path[0]):
         if name.endswith((".py", ".sql")):
             total.update(name.encode() + b"\0" + item.read_bytes() + b"\0")
-    for name in ("events.py", "records.py"):
+    for name in ("cycles.py", "events.py", "records.py"):
         total.update(resources.files("ledger").joinpath(name).read_bytes())
     return total.hexdigest()[:16]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import events, records, segment
+from ledger import cycles, events, records, segment
 from ledger.chain import Log
 from ledger.writer import Draft
 
@@ -254,6 +254,100 @@ def examples():
             small=False,
             k_more_seeds=None,
             why="the interval lies below zero",
+        ),
+        events.ScreenPlanned(
+            experiment="e2",
+            factors=(cycles.Factor("wide", "{}", '{"env":{"WIDTH":"4"}}'),),
+            stacks=(cycles.Stack("base", (-1,)), cycles.Stack("01", (1,))),
+        ),
+        events.ScreenJudged(
+            experiment="e2",
+            engine="screen/1",
+            code="0" * 16,
+            head=events.Head(3, _HEX),
+            metric="val_bpb",
+            direction="lower",
+            delta=0.001,
+            used=("0" * 36,),
+            runs=8,
+            missing=0,
+            sd=0.001,
+            df=4.0,
+            noise="pure",
+            p_interactions=0.5,
+            effects=(
+                cycles.AverageEffect(
+                    factor="wide",
+                    effect=-0.01,
+                    se=0.0005,
+                    df=4.0,
+                    t=-20.0,
+                    p=0.002,
+                    q=0.002,
+                    ci95_lo="-Infinity",
+                    ci95_hi=-0.005,
+                    candidate=True,
+                    why="worth confirming",
+                ),
+            ),
+            why="1 of 1 factors is worth confirming",
+        ),
+        events.CyclePlanned(
+            cycle="c1",
+            name="try",
+            question="",
+            plan="name = 'try'\n",
+            plan_digest=_HEX,
+            base="b1",
+            runner="script/1",
+            metric="val_bpb",
+            direction="lower",
+            delta=0.001,
+            alpha=0.05,
+            seeds=3,
+            first_seed=0,
+            batch=1,
+            adopt=0.0005,
+            noise_class=_NOISE,
+            control=events.Arm(name="baseline", role="control"),
+            arms=(events.Arm(name="wide", role="treatment", env=(events.NameValue("WIDTH", "4"),)),),
+            candidates=(
+                cycles.Candidate(
+                    name="wide", cost=None, mean=0.0, sd=0.001, feasible=1.0, technique="", excludes=""
+                ),
+            ),
+            stop=(cycles.StopRule("cycles", 4.0),),
+            amends=None,
+        ),
+        events.CycleRanked(
+            cycle="c1",
+            number=1,
+            procedure="next/1",
+            code="0" * 16,
+            head=events.Head(3, _HEX),
+            plan="0" * 36,
+            alpha=0.025,
+            ranking=(
+                cycles.RankedOption(
+                    candidate="wide",
+                    action="ablate",
+                    k=3,
+                    cost=6.0,
+                    m=0.0,
+                    sd=0.001,
+                    gain=0.0002,
+                    score=0.00003,
+                    seed_rule_rank=1,
+                    blocked_by="",
+                    reason="nothing is known of it",
+                ),
+            ),
+            chosen=("wide",),
+            experiment="try-c1",
+            seeds=(0, 1, 2),
+            rules=(cycles.StopState("cycles", 4.0, 0.0, False),),
+            stopped="",
+            why="cycle 1 measures wide",
         ),
         events.ProbeMeasured(
             run="r1",
