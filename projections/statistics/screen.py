@@ -1,16 +1,13 @@
 """Many two-level changes in few runs: fold-over Plackett-Burman screens, and what they estimate.
 
-A Hadamard matrix of order n (Plackett and Burman 1946) without its constant column sets up to n - 1 factors in n
-runs; folded over (every run once more with all levels turned round) the 2 n runs estimate each factor's *average
-effect*, and no average effect is confused with an interaction of two factors. Without the fold they are, and
-interactions then look like effects; so there is no unfolded screen here. 24 changes take 56 runs.
+A screen runs 2 n stacks for up to n - 1 factors, each stack beside its mirror image (runners/screens.py makes them),
+so that no *average effect* is confused with an interaction of two factors. 24 changes take 56 runs.
 
     y = mean + seed + sum_j x_j beta_j + e,  x_j = -1/2 at the low level and +1/2 at the high one,
 
 by least squares, so that beta_j is a difference of two means of half the runs each. It is an average over the
 stacks of the screen: where changes interact it is *not* the effect of one change on the base. A screen therefore
-suggests; one change at a time confirms. Orders come from Paley's constructions I and II (q + 1 for a prime
-q = 3 mod 4, 2 (q + 1) for a prime q = 1 mod 4) and from doubling (Sylvester).
+suggests; one change at a time confirms.
 
 The error of an average effect is taken, where there are enough degrees of freedom, from what interactions of two
 factors cannot reach: differences between a run and its mirror image that no factor explains, repeats of one run
@@ -19,7 +16,6 @@ with other seeds, and other experiments' noise of the same class. Else from all 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -31,7 +27,6 @@ from projections.statistics.distributions import f_upper, t_bound, t_two_sided
 from projections.statistics.multiplicity import benjamini_hochberg
 from projections.statistics.numeric import Array, finite
 
-MOST_FACTORS = 63
 FEWEST_DF = 4  # degrees of freedom of a variance that interactions do not reach, for it to be used alone
 
 Levels = tuple[int, ...]  # of each factor: -1 low, +1 high
@@ -63,60 +58,9 @@ class Screened(NamedTuple):
     p_interactions: float | None  # F test: are there interactions of two factors?
 
 
-# ── designs ──
-
-
-def _legendre(q: int) -> list[int]:
-    """Quadratic characters of 0..q-1 modulo a prime: 0, 1 for squares, -1 for the others."""
-    squares = {i * i % q for i in range(1, q)}
-    return [0 if i == 0 else 1 if i in squares else -1 for i in range(q)]
-
-
-def _prime(n: int) -> bool:
-    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
-
-
-@functools.cache
-def hadamard(n: int) -> tuple[Levels, ...] | None:
-    """A Hadamard matrix of order n with its first column all +1; None where the constructions give none."""
-    matrix: list[list[int]] | None = None
-    if n in (1, 2):
-        matrix = [[1]] if n == 1 else [[1, 1], [1, -1]]
-    elif n % 4 == 0 and _prime(n - 1):  # Paley I: q = n - 1 is 3 modulo 4
-        q, chi = n - 1, _legendre(n - 1)
-        matrix = [[1] * n]
-        matrix += [[-1, *(1 if i == j else chi[(j - i) % q] for j in range(q))] for i in range(q)]
-    elif n % 8 == 4 and _prime(n // 2 - 1) and (n // 2 - 1) % 4 == 1:  # Paley II
-        q, chi = n // 2 - 1, _legendre(n // 2 - 1)
-        c = [[0] + [1] * q, *([1, *(chi[(j - i) % q] for j in range(q))] for i in range(q))]
-        blocks = {0: ((1, -1), (-1, -1)), 1: ((1, 1), (1, -1)), -1: ((-1, -1), (-1, 1))}
-        matrix = [[blocks[c[i][j]][a][b] for j in range(q + 1) for b in (0, 1)] for i in range(q + 1) for a in (0, 1)]
-    elif n % 2 == 0 and (half := hadamard(n // 2)) is not None:
-        matrix = [[*row, *row] for row in half] + [[*row, *(-x for x in row)] for row in half]
-    if matrix is None:
-        return None
-    return tuple(tuple(x * row[0] for x in row) for row in matrix)
-
-
-def order(factors: int) -> int:
-    """The smallest order of a Hadamard matrix that holds so many factors. Raises UsageError beyond the limits."""
-    if not 2 <= factors <= MOST_FACTORS:
-        raise UsageError(f"a screen has 2 to {MOST_FACTORS} factors, not {factors}")
-    return next(n for n in range(4, 2 * MOST_FACTORS + 6, 4) if n > factors and hadamard(n) is not None)
-
-
-def folded(factors: int) -> tuple[Levels, ...]:
-    """The runs of a folded screen, first the one with every factor at its low level; each next to its mirror."""
-    found = hadamard(order(factors))
-    assert found is not None
-    rows = [tuple(row[1 : factors + 1]) for row in found]
-    # Turning a factor's levels round changes nothing of the design, and makes its first run the base as it is.
-    rows = [tuple(-x * first for x, first in zip(row, rows[0], strict=True)) for row in rows]
-    # Two factors are all four of their combinations; from three on no run comes twice.
-    return tuple(dict.fromkeys(levels for row in rows for levels in (row, tuple(-x for x in row))))
-
-
-# ── what a screen says ──
+def runs_of(factors: int) -> int:
+    """Runs of a folded screen: twice the smallest multiple of 4 above the number of factors; two factors take 4."""
+    return 4 if factors == 2 else 8 * (factors // 4 + 1)
 
 
 def analyse(
