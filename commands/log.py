@@ -76,6 +76,12 @@ def summary(event: Event) -> str:
             return f"{(data.run or data.experiment or '')[:8]} {data.name}, {data.bytes} bytes"
         case "decision.made":
             return str(data.why)
+        case "dag.revised":
+            known = [edge.status for edge in data.edges]
+            return (
+                f"{len(data.nodes)} nodes, {len(known)} edges: {known.count('supported')} supported, "
+                f"{known.count('contradicted')} contradicted, {known.count('undecided')} undecided"
+            )
         case "probe.measured":
             return f"{data.probe}: {len(data.values)} values"
         case "record.extracted":

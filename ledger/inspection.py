@@ -17,7 +17,7 @@ import msgspec
 
 from ledger import canonical, disk, envelope, events, keys, pack, points, segment
 from ledger.errors import Corrupt, Unsupported, UsageError
-from ledger.events import ArtifactStored, DecisionMade, Event, Head, MetricsLogged, ProbeMeasured, RunStarted
+from ledger.events import ArtifactStored, DagRevised, DecisionMade, Event, Head, MetricsLogged, ProbeMeasured, RunStarted
 from ledger.merkle import HASH_BYTES
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ OTHER_BODIES = "its bodies are not the ones that its footer names"
 DIFFER = "the columns of an event are not what its body says"
 _NAMES = {  # fields that hold a blob's digest, or a head
     ArtifactStored.TYPE: ("sha256",),
+    DagRevised.TYPE: ("head",),
     DecisionMade.TYPE: ("head",),
     ProbeMeasured.TYPE: ("artifact",),
     RunStarted.TYPE: ("environment", "git_diff"),
