@@ -56,6 +56,7 @@ class DagEdge(msgspec.Struct, frozen=True, kw_only=True):
     loo_min: float | None  # over leaving out one branch of the lineage at a time
     loo_max: float | None
     where: str  # the noise class of the figures
+    proposed_by: tuple[str, ...]  # programs of discovery that found it too; that decides nothing
     evidence: tuple[str, ...]  # ids of the events behind the figures, in log order
 
 
@@ -79,7 +80,6 @@ class LineageEffect(msgspec.Struct, frozen=True, kw_only=True):
     practical: bool  # its posterior sd is below .7 of the prior's
     alias_class: int | None
     loop_z: float | None  # the largest |z| of a loop that it takes part in
-    evidence: tuple[str, ...]
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,16 @@ import msgspec
 
 from ledger import canonical, disk, envelope, events, keys, pack, points, segment
 from ledger.errors import Corrupt, Unsupported, UsageError
-from ledger.events import ArtifactStored, DagRevised, DecisionMade, Event, Head, MetricsLogged, ProbeMeasured, RunStarted
+from ledger.events import (
+    ArtifactStored,
+    DagRevised,
+    DecisionMade,
+    Event,
+    Head,
+    MetricsLogged,
+    ProbeMeasured,
+    RunStarted,
+)
 from ledger.merkle import HASH_BYTES
 
 if TYPE_CHECKING:

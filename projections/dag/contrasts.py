@@ -112,7 +112,9 @@ class _Records:
         self.groups = {row["intervention"]: row["kind"] for row in known}
         self.changes: dict[str, dict[str, int]] = {record: {} for record in self.records}
         self.has: dict[str, set[str]] = {record: set() for record in self.records}
-        for row in tables.rows("SELECT record, intervention, status, removed FROM interventions ORDER BY record, row"):
+        for row in tables.rows(
+            "SELECT record, intervention, status, removed FROM interventions ORDER BY record, row"
+        ):
             if row["record"] in self.records and row["intervention"] in self.groups:
                 if row["removed"]:
                     self.changes[row["record"]][row["intervention"]] = -1
@@ -273,9 +275,13 @@ class _Experiments:
             WHERE experiment IS NOT NULL GROUP BY experiment ORDER BY experiment"""
         )
         self.where = {row["experiment"]: " ".join(filter(None, (row["platform"], row["scale"]))) for row in places}
-        other = [row["name"] for row in self.plans.values() if row["metric"] != outcome and row["experiment"] in self.where]
+        other = [
+            row["name"] for row in self.plans.values() if row["metric"] != outcome and row["experiment"] in self.where
+        ]
         if other:
-            self.notes.append(f"{len(other)} experiments measure something else than {outcome}: {', '.join(other[:3])}")
+            self.notes.append(
+                f"{len(other)} experiments measure something else than {outcome}: {', '.join(other[:3])}"
+            )
         self._settings(tables)
         self._evidence(tables)
         self._outcome(tables)
@@ -333,7 +339,9 @@ class _Experiments:
             elif row["effect"] is not None and row["se"] is not None and row["se"] > 0:
                 self._add(self.outcome, plan, row["intervention"], row["effect"], row["se"], row["df"])
         if defects:
-            self.notes.append(f"{defects} arms have runs that nothing may be claimed from; `ledger sql` effects.defect")
+            self.notes.append(
+                f"{defects} arms have runs that nothing may be claimed from; `ledger sql` effects.defect"
+            )
 
     def _mediators(self, tables: Reads) -> None:
         rows = tables.rows(
@@ -377,9 +385,7 @@ class _Experiments:
         self.noise[keys[1]] = digits(min(se**2 / 2, self.noise.get(keys[1], math.inf)))
         self.noise[keys[0]] = digits(se**2 / 2)
         self.contrasts.append(
-            Contrast(
-                target, where, child, base, row, digits(effect), keys, experiment, True, "experiment", evidence
-            )
+            Contrast(target, where, child, base, row, digits(effect), keys, experiment, True, "experiment", evidence)
         )
         if len(row) == 1:
             verdict, event = self.verdicts.get((experiment, arm), (None, None))

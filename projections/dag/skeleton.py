@@ -100,7 +100,7 @@ def parse(text: str, name: str = "skeleton") -> Skeleton:
         kind = _text(entry, "kind", where)
         into = entry.get("into")
         if not isinstance(into, list) or not all(isinstance(one, str) for one in into):
-            raise UsageError(f"{where}: expected into = [\"node\", …]")
+            raise UsageError(f'{where}: expected into = ["node", …]')
         if kind in rules:
             raise UsageError(f"{where}: there are two rules for {kind!r}")
         for one in into:
