@@ -20,6 +20,17 @@ import msgspec
 from ledger import canonical
 from ledger.canonical import Real
 from ledger.cycles import AverageEffect, Candidate, Factor, RankedOption, Stack, StopRule, StopState
+from ledger.dag import (
+    DagEdge,
+    DagNode,
+    Discovery,
+    Interaction,
+    LineageEffect,
+    Loop,
+    Measure,
+    Separation,
+    Unexplored,
+)
 from ledger.errors import Unsupported, UsageError
 from ledger.records import ExtractionFailed, LeaderboardExtracted, RecordExtracted
 
@@ -386,6 +397,31 @@ class CycleRanked(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[StopState, ...]
     stopped: str  # the rule that ends the series, empty when it goes on
     why: str
+class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
+    """The causal DAG as judged at one head."""
+
+    TYPE: ClassVar[str] = "dag.revised"
+    VERSION: ClassVar[int] = 1
+
+    procedure: str  # its name and version
+    code: str  # digest of the code that judged
+    head: Head
+    base: str | None  # event id of the revision before it
+    params: tuple[NameValue, ...]
+    skeleton: str  # the expert's file, as it was
+    skeleton_digest: str  # SHA-256 of that text
+    used: tuple[str, ...]  # ids of the events behind any figure, in log order
+    nodes: tuple[DagNode, ...]
+    edges: tuple[DagEdge, ...]
+    lineage: tuple[LineageEffect, ...]
+    interactions: tuple[Interaction, ...]
+    loops: tuple[Loop, ...]
+    separations: tuple[Separation, ...]
+    measures: tuple[Measure, ...]
+    unexplored: tuple[Unexplored, ...]
+    discovery: tuple[Discovery, ...]
+    recommendation: Literal["proceed", "skip"]  # by the share of comparisons with many changes
+    notes: tuple[str, ...]  # what was left out, one line each
 
 
 class Probed(msgspec.Struct, frozen=True):
@@ -468,6 +504,7 @@ EventData = (
     | ScreenJudged
     | CyclePlanned
     | CycleRanked
+    | DagRevised
     | ProbeMeasured
     | EventRetracted
     | KeyAdded
@@ -492,6 +529,7 @@ TYPES: dict[str, type[EventData]] = {
         ScreenJudged,
         CyclePlanned,
         CycleRanked,
+        DagRevised,
         ProbeMeasured,
         EventRetracted,
         KeyAdded,

@@ -20,6 +20,7 @@ from ledger.errors import Corrupt, Unsupported, UsageError
 from ledger.events import (
     ArtifactStored,
     CycleRanked,
+    DagRevised,
     DecisionMade,
     Event,
     Head,
@@ -39,6 +40,7 @@ DIFFER = "the columns of an event are not what its body says"
 _NAMES = {  # fields that hold a blob's digest, or a head
     ArtifactStored.TYPE: ("sha256",),
     CycleRanked.TYPE: ("head",),
+    DagRevised.TYPE: ("head",),
     DecisionMade.TYPE: ("head",),
     ProbeMeasured.TYPE: ("artifact",),
     RunStarted.TYPE: ("environment", "git_diff"),

@@ -131,11 +131,11 @@ def code_digest() -> str:
     """What the tables' content depends on besides the events: this package's text and DuckDB's version."""
     total = sha256(duckdb.__version__.encode())
     folder = resources.files("projections")
-    parts = ("", "sql", "statistics")
+    parts = ("", "sql", "statistics", "dag")
     paths = [(f"{part}/{item.name}", item) for part in parts for item in (folder / part).iterdir()]
     for name, item in sorted(paths, key=lambda path: path[0]):
         if name.endswith((".py", ".sql")):
             total.update(name.encode() + b"\0" + item.read_bytes() + b"\0")
-    for name in ("cycles.py", "events.py", "records.py"):
+    for name in ("cycles.py", "dag.py", "events.py", "records.py"):
         total.update(resources.files("ledger").joinpath(name).read_bytes())
     return total.hexdigest()[:16]
