@@ -15,6 +15,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
+from ledger.events import Arm, CyclePlanned
 from projections.statistics import value
 from projections.statistics.screen import runs_of
 from projections.statistics.transfer import foreseen
@@ -89,6 +92,34 @@ def options(query: Query) -> list[Option]:
     found += _screens(found, have)
     found += _checks(arms, transfers, predictions)
     return sorted(found, key=lambda option: option.id)
+
+
+def cycle_options(query: Query, planned: CyclePlanned) -> list[Option]:
+    """The candidates of one cycle plan, whether or not it is in the log, and a screen of them."""
+    keys = [_digest(query, arm) for arm in (planned.control, *planned.arms)]
+    cycle: Row = {
+        **msgspec.to_builtins(planned),
+        "target": ", ".join(msgspec.to_builtins(planned.noise_class).values()),
+        "control_condition": keys[0],
+        "keys": keys[1:],
+    }
+    have = known(query)
+    found = _candidates(cycle, have, query)
+    return sorted([*found, *_screens(found, have)], key=lambda option: option.id)
+
+
+def _digest(query: Query, arm: Arm) -> str:
+    """The condition of an arm, as the tables have it."""
+    told = msgspec.to_builtins(arm)
+    (row,) = query(
+        """SELECT md5(to_json({
+            'env': CAST($1::JSON AS STRUCT(name VARCHAR, value VARCHAR)[]),
+            'args': CAST($2::JSON AS VARCHAR[]),
+            'config': CAST($3::JSON AS STRUCT(name VARCHAR, value VARCHAR)[])
+        })::VARCHAR) AS condition""",
+        tuple(msgspec.json.encode(told[name]).decode() for name in ("env", "args", "config")),
+    )
+    return str(row["condition"])
 
 
 # ── what is there ──
@@ -305,7 +336,21 @@ def _candidates(cycle: Row, have: Known, query: Query) -> list[Option]:
 
 def _lineage_priors(query: Query) -> dict[str, tuple[float, float]]:
     """Mean and sd of each technique's effect as the newest revision of the DAG has it; empty without one."""
-    return {}
+    rows = query(
+        """SELECT effect.technique, effect.mean, effect.sd
+        FROM lineage_effects AS effect
+        WHERE effect.latest AND effect.noise_class IN (SELECT track FROM records)
+            AND effect.target = (
+                SELECT list_filter(nodes, lambda node: node.kind = 'outcome')[1].id
+                FROM facts.dag_revised ORDER BY position DESC LIMIT 1
+            )
+        ORDER BY effect.technique, effect.sd, effect.noise_class""",
+        (),
+    )
+    found: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        found.setdefault(row["technique"], (row["mean"], row["sd"]))
+    return found
 
 
 def _screened(query: Query) -> list[Option]:

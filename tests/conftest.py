@@ -348,6 +348,7 @@ def examples():
             rules=(cycles.StopState("cycles", 4.0, 0.0, False),),
             stopped="",
             why="cycle 1 measures wide",
+        ),
         events.DagRevised(
             procedure="lineage-dag/1",
             code="c0de",
