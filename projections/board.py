@@ -357,7 +357,7 @@ def _screened(query: Query) -> list[Option]:
     """Factors that a screen suggests: to be confirmed one at a time, with fresh seeds."""
     rows = query(
         """SELECT screen_effects.*, experiments.base, experiments.name, experiments.delta AS size,
-            experiments.metric AS outcome, experiments.direction AS way, registered.noise_class,
+            experiments.metric AS outcome, experiments.direction AS way, experiments.noise_class,
             EXISTS (
                 SELECT 1 FROM facts.experiment_registered AS later
                 WHERE later.base = experiments.base AND later.experiment <> experiments.experiment
@@ -365,12 +365,6 @@ def _screened(query: Query) -> list[Option]:
             ) AS followed
         FROM screen_effects
         INNER JOIN experiments ON experiments.experiment = screen_effects.experiment
-        INNER JOIN (
-            SELECT experiment, concat_ws(', ', arg_max(noise_class, position).platform,
-                arg_max(noise_class, position).scale, arg_max(noise_class, position).metric,
-                arg_max(noise_class, position).stage) AS noise_class
-            FROM facts.experiment_registered GROUP BY experiment
-        ) AS registered ON registered.experiment = screen_effects.experiment
         WHERE screen_effects.candidate
         ORDER BY screen_effects.experiment, screen_effects.factor""",
         (),

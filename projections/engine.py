@@ -28,14 +28,26 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
-from projections import catalog, claims, judged, staging
+from projections import catalog, claims, judged, ranking, screened, staging, transfers
 from projections.digest import parts_digest
-from projections.evidence import gather
+from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
 _STEP = 200_000  # events staged in one transaction
 _SCOPES = ("run", "experiment", "record", "noise_class")
-_MADE = {catalog.ESTIMATES: judged.SCHEMA, catalog.AUDITED: claims.SCHEMA}  # the relations that Python makes
+_MADE = {  # the relations that Python makes
+    catalog.ESTIMATES: judged.SCHEMA,
+    catalog.AUDITED: claims.SCHEMA,
+    catalog.SCREENED: screened.SCHEMA,
+    catalog.TRANSFERRED: transfers.SCHEMA,
+    catalog.FORESEEN: transfers.PREDICTED,
+    catalog.RANKED: ranking.SCHEMA,
+}
+_FROM_ALL = {  # of these those that are made anew each time
+    catalog.TRANSFERRED: transfers.slopes,
+    catalog.FORESEEN: transfers.predictions,
+    catalog.RANKED: ranking.next_interventions,
+}
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -327,10 +339,15 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
         _estimate(connection, all_rows)
     if catalog.AUDITED in made:
         _audit(connection)
-    _scope(connection, table, all_rows)
-    connection.execute(
-        f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
-    )
+    if catalog.SCREENED in made:
+        query = _query(connection)
+        connection.register(catalog.SCREENED, screened.screened(query, None if all_rows else _experiments(query)))
+    for name in made & _FROM_ALL.keys():
+        connection.register(name, _FROM_ALL[name](_query(connection)))
+    whole = table.scope == catalog.ALL
+    _scope(connection, table, all_rows or whole)
+    dirty = "" if whole else f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
+    connection.execute(f"DELETE FROM main.{table.name} {dirty}")
     # No table reads itself, so its own name is not among the views that hide others.
     connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
     _unscope(connection, table)
@@ -340,15 +357,21 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
 
 def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
     """Judge the experiments in question and offer the rows as the relation `estimates`."""
-
-    def query(sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
-        return list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
-
+    query = _query(connection)
     wanted: list[str] | None = None
     if not all_rows:
         _reach(connection)
-        wanted = [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL")]
+        wanted = _experiments(query)
     connection.register(catalog.ESTIMATES, judged.table(judged.judged(query, gather(query, wanted))))
+
+
+def _query(connection: duckdb.DuckDBPyConnection) -> Query:
+    return lambda sql, parameters: list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
+
+
+def _experiments(query: Query) -> list[str]:
+    """The experiments in question."""
+    return [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())]
 
 
 def _audit(connection: duckdb.DuckDBPyConnection) -> None:

@@ -71,6 +71,16 @@ def transfers(query: Query) -> tuple[pa.Table, pa.Table]:
     return pa.Table.from_pylist(found, schema=SCHEMA), pa.Table.from_pylist(predicted, schema=PREDICTED)
 
 
+def slopes(query: Query) -> pa.Table:
+    """Rows of SCHEMA."""
+    return transfers(query)[0]
+
+
+def predictions(query: Query) -> pa.Table:
+    """Rows of PREDICTED."""
+    return transfers(query)[1]
+
+
 def _values(query: Query) -> list[Row]:
     """One row a seed of a condition: its value, and the other metrics that its run told last."""
     return query(
@@ -93,7 +103,7 @@ def _values(query: Query) -> list[Row]:
             QUALIFY row_number() OVER (PARTITION BY experiment, arm.name ORDER BY position DESC) = 1
         )
         SELECT
-            runs.base, concat_ws(', ', runs.platform, runs.scale, runs.metric, runs.stage) AS noise_class,
+            runs.base, runs.noise_class,
             concat_ws(', ', runs.platform, runs.scale) AS place, runs.stage,
             base.condition AS control, named.condition, named.name, named.experiment, named.metric, named.delta,
             named.name = named.control AS is_control, runs.seed, runs.value, runs.wall_s,
@@ -104,10 +114,10 @@ def _values(query: Query) -> list[Row]:
         INNER JOIN facts.run_finished AS finished ON finished.event_id = runs.finished_id
         WHERE runs.status = 'ok' AND runs.seed IS NOT NULL AND isfinite(runs.value) AND abs(runs.value) < 1e100
         QUALIFY row_number() OVER (
-            PARTITION BY runs.base, noise_class, base.condition, named.condition, runs.seed
+            PARTITION BY runs.base, runs.noise_class, base.condition, named.condition, runs.seed
             ORDER BY runs.started_position
         ) = 1
-        ORDER BY noise_class, runs.base, base.condition, named.condition, runs.seed""",
+        ORDER BY runs.noise_class, runs.base, base.condition, named.condition, runs.seed""",
         (),
     )
 

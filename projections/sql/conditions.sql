@@ -28,7 +28,7 @@ WITH arms AS (
 told AS (
     SELECT
         runs.base,
-        concat_ws(', ', runs.platform, runs.scale, runs.metric, runs.stage) AS noise_class,
+        runs.noise_class,
         arms.condition,
         arms.arm,
         runs.seed,
