@@ -33,6 +33,8 @@ VERBS: dict[str, str] = {
     "matrix": "Show which record or arm has which technique.",
     "audit": "Recompute what leaderboard records claim.",
     "decide": "Decide an experiment on the runs that are there.",
+    "next": "Rank what to run next, with reasons; write its plan.",
+    "cycle": "Rank, run, decide, until a stop rule holds.",
     "replay": "Decide again as of the head that a decision read, and compare.",
     "report": "Write a Markdown page with plots on an experiment.",
     "plot": "Plot loss curves of each arm against the control.",
