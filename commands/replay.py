@@ -1,16 +1,19 @@
-"""`ledger replay`: make a judgement again from the events that it read, and compare every figure."""
+"""`ledger replay`: make a judgement again from the events that it read, and compare every figure.
+
+Judgements are decisions and revisions of the causal DAG; the parts of a revision are one judgement.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from commands.common import Asked, find_event, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
-from ledger.events import DecisionMade, Event
+from ledger.events import DagRevised, DecisionMade, Event
 
 if TYPE_CHECKING:
     from projections.decide import Difference
@@ -21,14 +24,14 @@ if TYPE_CHECKING:
 @click.option("--all", "every", is_flag=True, help="Replay every judgement in the log.")
 @shared()
 def command(asked: Asked, what: str | None, every: bool) -> int:
-    """Replay WHAT (position or event id of a decision), or --all. Exit code 1 when a figure differs."""
+    """Replay WHAT (position or event id of a decision or a revision), or --all. Exit code 1 when a figure differs."""
     if (what is None) == (not every):
-        raise click.UsageError("name one decision (position or id), or give --all")
+        raise click.UsageError("name one decision or revision (position or id), or give --all")
     log = asked.open()
     log.head()
-    judgements = list(log.events(types=(DecisionMade.TYPE,))) if every else [_decision(log, str(what))]
+    judgements = _all(log) if every else [_judgement(log, str(what))]
     if not judgements:
-        say("no judgement in this ledger yet; `ledger decide` makes one")
+        say("no judgement in this ledger yet; `ledger decide` and `ledger dag revise` make them")
         return 0
     different = 0
     for event, differences in replay(log, judgements):
@@ -46,9 +49,7 @@ def command(asked: Asked, what: str | None, every: bool) -> int:
             for d in differences:
                 print(f"#{event.position} {d.field}: recorded {d.recorded!r}, now {d.now!r}")
             if not differences and not every:
-                data = event.data
-                assert isinstance(data, DecisionMade)
-                print(f"#{event.position} comes out exactly, as of {data.head.position} events: {data.why}")
+                print(f"#{event.position} comes out exactly, as of {_said(event)}")
     if not asked.json and every:
         print(f"{len(judgements) - different} of {len(judgements)} judgements come out exactly")
     return 1 if different else 0
@@ -57,25 +58,67 @@ def command(asked: Asked, what: str | None, every: bool) -> int:
 def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Difference]]]:
     """Yield (event, differences) for each judgement, in order of the heads that they read."""
     from projections.decide import Difference
-    from projections.decide import replay as again
     from projections.engine import each_head
 
     parsed = [(event, event.data) for event in judgements]
-    by_head = [(event, data) for event, data in parsed if isinstance(data, DecisionMade)]
+    by_head = [(event, data) for event, data in parsed if isinstance(data, (DecisionMade, DagRevised))]
     heads = sorted({data.head.position for _, data in by_head})
     for tables in each_head(log, heads):
         for event, data in by_head:
             if data.head.position == tables.head.position:
                 try:
-                    yield event, again(tables, data)
+                    yield event, _again(log, tables, event, data)
                 except UsageError as error:  # one judgement that cannot be made again must not hide the others
-                    yield event, [Difference("experiment", data.experiment, str(error))]
+                    yield event, [Difference(_of(data), _name(data), str(error))]
 
 
-def _decision(log: Log, what: str) -> Event:
+def _again(log: Log, tables: Any, event: Event, data: DecisionMade | DagRevised) -> list[Difference]:
+    """The differences of one judgement, by the procedure of its type."""
+    from projections.decide import Difference
+
+    if isinstance(data, DecisionMade):
+        from projections.decide import replay
+
+        return replay(tables, data)
+    from projections.dag import parts
+    from projections.dag import revise as dag
+
+    found = log.events(start=event.position, as_of=event.position + data.parts)
+    whole = parts.join([part.data for part in found if isinstance(part.data, DagRevised)])
+    return [Difference(*one) for one in dag.replay(tables, whole)]
+
+
+def _of(data: DecisionMade | DagRevised) -> str:
+    return "experiment" if isinstance(data, DecisionMade) else "procedure"
+
+
+def _name(data: DecisionMade | DagRevised) -> str:
+    return data.experiment if isinstance(data, DecisionMade) else data.procedure
+
+
+def _said(event: Event) -> str:
+    """Head and gist of a judgement."""
+    data = event.data
+    if isinstance(data, DecisionMade):
+        return f"{data.head.position} events: {data.why}"
+    assert isinstance(data, DagRevised)
+    return f"{data.head.position} events: a revision of the DAG"
+
+
+def _all(log: Log) -> list[Event]:
+    """Every judgement; of a revision in parts the first, which stands for all."""
+    found = log.events(types=(DecisionMade.TYPE, DagRevised.TYPE))
+    return [event for event in found if not (isinstance(data := event.data, DagRevised) and data.part > 1)]
+
+
+def _judgement(log: Log, what: str) -> Event:
     event = find_event(log, what)
-    if event.type != DecisionMade.TYPE:
+    if event.type not in (DecisionMade.TYPE, DagRevised.TYPE):
         raise UsageError(
-            f"event {event.position} is {event.type}, a fact; only judgements (decision.made) can be replayed"
+            f"event {event.position} is {event.type}, a fact; only judgements (decision.made, dag.revised) "
+            "can be replayed"
         )
+    data = event.data
+    if isinstance(data, DagRevised) and data.part > 1:
+        return find_event(log, str(event.position - data.part + 1))
     return event

@@ -57,7 +57,7 @@ class DagEdge(msgspec.Struct, frozen=True, kw_only=True):
     loo_max: float | None
     where: str  # the noise class of the figures
     proposed_by: tuple[str, ...]  # programs of discovery that found it too; that decides nothing
-    evidence: tuple[str, ...]  # ids of the events behind the figures, in log order
+    evidence: tuple[int, ...]  # the events behind the figures: their places in the revision's `used`, from 0
 
 
 class LineageEffect(msgspec.Struct, frozen=True, kw_only=True):

@@ -457,15 +457,18 @@ class CycleRanked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
-    """The causal DAG as judged at one head."""
+    """The causal DAG as judged at one head. What is too long for one event follows in further parts of the same
+    commit: their lists go on from one to the next, the texts stand in the first."""
 
     TYPE: ClassVar[str] = "dag.revised"
     VERSION: ClassVar[int] = 1
 
     procedure: str  # its name and version
     code: str  # digest of the code that judged
+    part: int  # from 1
+    parts: int
     head: Head
-    base: str | None  # event id of the revision before it
+    base: str | None  # event id of the revision before it (of its first part)
     params: tuple[NameValue, ...]
     skeleton: str  # the expert's file, as it was
     skeleton_digest: str  # SHA-256 of that text

@@ -399,6 +399,8 @@ def examples():
         events.DagRevised(
             procedure="lineage-dag/1",
             code="c0de",
+            part=1,
+            parts=1,
             head=events.Head(3, _HEX),
             base=None,
             params=(events.NameValue("draws", "200"),),
@@ -432,7 +434,7 @@ def examples():
                     loo_max=-0.003,
                     where="track",
                     proposed_by=("fci",),
-                    evidence=("0" * 36,),
+                    evidence=(0,),
                 ),
             ),
             lineage=(

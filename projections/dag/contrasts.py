@@ -72,6 +72,10 @@ class Data(NamedTuple):
     order: dict[str, int]  # event id -> position
     notes: tuple[str, ...]
 
+    def interventions(self) -> dict[str, str]:
+        """Every technique that some comparison changes, with its kind, in order of the comparisons."""
+        return {name: self.groups.get(name, "") for one in self.contrasts if one.primary for name, _ in one.row}
+
 
 _CITED = """SELECT id, position FROM events
     WHERE type IN ('record.extracted', 'leaderboard.extracted', 'run.finished', 'decision.made') ORDER BY position"""

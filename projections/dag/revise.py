@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ledger.dag import DagEdge, DagNode, Discovery, Interaction, LineageEffect, Loop, Separation
+from ledger.dag import DagNode, Discovery, Interaction, LineageEffect, Loop
 from ledger.errors import UsageError
 from ledger.events import DagRevised, named
 from projections import catalog
 from projections.dag import contrasts, judging, measures, model
 from projections.dag.contrasts import Data
+from projections.dag.edges import Edges
 from projections.dag.model import Fit
-from projections.dag.skeleton import Expect, Skeleton, parse
+from projections.dag.skeleton import Skeleton, parse
 from projections.engine import Tables
 from projections.statistics.numeric import digits
 
@@ -64,7 +65,9 @@ def _nothing(tables: Tables, outcome: str) -> str:
 def revise(tables: Tables, skeleton: Skeleton, discovery: Sequence[Discovery] = ()) -> DagRevised:
     """The DAG as these tables have it. Raises UsageError where there is nothing to compare."""
     data, fits = study(tables, skeleton)
-    edges = _Edges(skeleton, data, fits, discovery)
+    edges = Edges(skeleton, data, fits, discovery).edges
+    used = judging.in_order([one for _, ids in edges for one in ids], data)
+    place = {one: at for at, one in enumerate(used)}
     outcome = skeleton.outcome
     together = tables.rows("SELECT a, b FROM cooccurrence WHERE always_together ORDER BY a, b")
     told = measures.measures(outcome.id, data, fits, len(together))
@@ -72,6 +75,8 @@ def revise(tables: Tables, skeleton: Skeleton, discovery: Sequence[Discovery] = 
     made = DagRevised(
         procedure=PROCEDURE,
         code=catalog.code_digest(),
+        part=1,
+        parts=1,
         head=tables.head,
         base=_base(tables),
         params=named(
@@ -87,9 +92,9 @@ def revise(tables: Tables, skeleton: Skeleton, discovery: Sequence[Discovery] = 
         ),
         skeleton=skeleton.text,
         skeleton_digest=skeleton.digest,
-        used=judging.in_order([one for edge in edges.edges for one in edge.evidence], data),
+        used=used,
         nodes=tuple(_nodes(skeleton, data)),
-        edges=tuple(edges.edges),
+        edges=tuple(msgspec.structs.replace(edge, evidence=tuple(place[one] for one in ids)) for edge, ids in edges),
         lineage=tuple(_lineage(fits)),
         interactions=tuple(
             Interaction(
@@ -127,7 +132,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _base(tables: Tables) -> str | None:
-    rows = tables.rows("SELECT event_id FROM facts.dag_revised ORDER BY position DESC LIMIT 1")
+    rows = tables.rows("SELECT event_id FROM dag_revisions ORDER BY position DESC LIMIT 1")
     return rows[0]["event_id"] if rows else None
 
 
@@ -142,7 +147,7 @@ def _nodes(skeleton: Skeleton, data: Data) -> list[DagNode]:
     """Techniques by name, then the skeleton's nodes in its order."""
     found = [
         DagNode(id=name, kind="intervention", label=name, group=group, unit="", delta=None)
-        for name, group in sorted(_interventions(data).items())
+        for name, group in sorted(data.interventions().items())
         if name not in skeleton.nodes
     ]
     for node in skeleton.nodes.values():
@@ -150,116 +155,6 @@ def _nodes(skeleton: Skeleton, data: Data) -> list[DagNode]:
         unit = f"log {node.unit}".rstrip() if node.log else node.unit
         found.append(DagNode(id=node.id, kind=node.kind, label=node.label, group=group, unit=unit, delta=node.delta))
     return found
-
-
-def _interventions(data: Data) -> dict[str, str]:
-    """Every technique that some comparison changes, with its kind."""
-    return {name: data.groups.get(name, "") for one in data.contrasts if one.primary for name, _ in one.row}
-
-
-# ── edges ──
-
-
-class _Edges:
-    """All edges: techniques into nodes, by name, then the skeleton's between its own nodes."""
-
-    def __init__(self, skeleton: Skeleton, data: Data, fits: Sequence[Fit], discovery: Sequence[Discovery]) -> None:
-        self.skeleton, self.data, self.fits = skeleton, data, fits
-        self.found_too = _found_too(discovery)
-        self.edges: list[DagEdge] = []
-        drawn = {(edge.src, edge.dst): edge for edge in skeleton.edges}
-        techniques = _interventions(data)
-        named_too = {node.id for node in skeleton.nodes.values() if node.kind == "intervention"}
-        targets = [node.id for node in skeleton.nodes.values() if node.kind != "intervention"]
-        for name in sorted({*techniques, *named_too}):
-            by_rule = skeleton.into(techniques.get(name, ""))
-            for target in targets:
-                edge = drawn.get((name, target))
-                imposed = edge is not None or target in by_rule
-                self._technique(name, target, imposed, edge.expect if edge is not None else "any")
-        for edge in skeleton.edges:
-            if edge.src not in named_too:
-                self._given(edge.src, edge.dst, edge.kind == "accounting", edge.expect, edge.effect)
-
-    def _technique(self, name: str, target: str, imposed: bool, expect: Expect) -> None:
-        delta = self.skeleton.nodes[target].delta or 0.0
-        judged = judging.judge(name, target, expect, delta, self.data, self.fits, imposed)
-        programs = self.found_too.get((name, target), ())
-        if judged is not None and not imposed and judged.status == "undecided":
-            judged = None  # nobody drew it and nothing shows it
-        if judged is None:
-            if programs:
-                self._proposed(name, target, programs)
-            return
-        best, fit = judged.best, judged.fit
-        j = fit.of(name) if fit is not None else None
-        loo = fit.loo[j] if fit is not None and j is not None else None
-        self.edges.append(
-            DagEdge(
-                src=name,
-                dst=target,
-                kind=judged.kind,
-                status=judged.status,
-                tag=judging.TAGS[judged.status],
-                imposed=imposed,
-                expect=expect,
-                effect=best.effect if best else None,
-                sd=best.sd if best else None,
-                lo90=best.lo90 if best else None,
-                hi90=best.hi90 if best else None,
-                lineage_effect=judged.lineage.effect if judged.lineage else None,
-                lineage_sd=judged.lineage.sd if judged.lineage else None,
-                experiment_effect=judged.experiment.effect if judged.experiment else None,
-                experiment_sd=judged.experiment.sd if judged.experiment else None,
-                p_negative=best.p_negative if best else None,
-                stability=fit.stability[j] if fit is not None and j is not None else None,
-                loo_min=loo[0] if loo else None,
-                loo_max=loo[1] if loo else None,
-                where=best.where if best else "",
-                proposed_by=programs,
-                evidence=judged.evidence,
-            )
-        )
-
-    def _given(self, src: str, dst: str, accounting: bool, expect: Expect, effect: float | None) -> None:
-        self.edges.append(
-            _bare(
-                src, dst, "accounting" if accounting else "imposed", "imposed", True, expect, effect,
-                self.found_too.get((src, dst), ()),
-            )
-        )  # fmt: skip
-
-    def _proposed(self, src: str, dst: str, programs: tuple[str, ...]) -> None:
-        self.edges.append(_bare(src, dst, "proposed", "undecided", False, "any", None, programs))
-
-
-def _bare(
-    src: str, dst: str, kind: Any, status: Any, imposed: bool, expect: Expect, effect: float | None,
-    programs: tuple[str, ...],
-) -> DagEdge:  # fmt: skip
-    """An edge that no comparison says anything of; one that holds by definition has its effect exactly."""
-    return DagEdge(
-        src=src, dst=dst, kind=kind, status=status, tag=judging.TAGS[status], imposed=imposed, expect=expect,
-        effect=effect, sd=None if effect is None else 0.0, lo90=effect, hi90=effect, lineage_effect=None,
-        lineage_sd=None, experiment_effect=None, experiment_sd=None, p_negative=None, stability=None, loo_min=None,
-        loo_max=None, where="", proposed_by=programs, evidence=(),
-    )  # fmt: skip
-
-
-def _found_too(discovery: Sequence[Discovery]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(src, dst) -> the programs that found the two adjacent. Of a merged column each member counts."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for one in discovery:
-        members = {
-            text.split(" = ")[0]: tuple(text.split(" = ")) for text in one.merged if not text.endswith("= const")
-        }
-        for edge in one.proposed:
-            for a in members.get(edge.src, (edge.src,)):
-                for b in members.get(edge.dst, (edge.dst,)):
-                    for pair in ((a, b), (b, a)):
-                        if one.algorithm not in found.setdefault(pair, []):
-                            found[pair].append(one.algorithm)
-    return {pair: tuple(programs) for pair, programs in found.items()}
 
 
 # ── the other parts ──
@@ -333,7 +228,7 @@ def _notes(skeleton: Skeleton, data: Data, fits: Sequence[Fit], tables: Tables) 
         """SELECT intervention FROM techniques, (SELECT count(*) AS n FROM records) AS size
         WHERE known AND records = size.n ORDER BY intervention"""
     )
-    still = [row["intervention"] for row in everywhere if row["intervention"] not in _interventions(data)]
+    still = [row["intervention"] for row in everywhere if row["intervention"] not in data.interventions()]
     if still:
         found.append(f"in every record, so that no comparison changes it: {', '.join(still)}")
     measured = {fit.target for fit in fits}
@@ -355,14 +250,17 @@ class Difference(NamedTuple):
 
 
 def replay(tables: Tables, recorded: DagRevised) -> list[Difference]:
-    """Revise again on `tables` (as of the revision's head), from its own skeleton and discovery; what differs."""
+    """Revise again on `tables` (as of the revision's head), from its own skeleton and discovery; what differs.
+
+    `recorded` is the whole revision, see parts.py.
+    """
     found: list[Difference] = []
     if tables.head != recorded.head:
         found.append(Difference("head.root", recorded.head.root, tables.head.root))
     now = revise(tables, parse(recorded.skeleton), recorded.discovery)
     before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
     for field in before:
-        if field not in ("head", "code"):
+        if field not in ("head", "code", "part", "parts"):
             found += _differences(field, before[field], after[field])
     if found and recorded.code != now.code:  # other code that finds the same is no difference
         found.insert(0, Difference("code", recorded.code, now.code))
@@ -386,6 +284,3 @@ def _differences(field: str, before: Any, after: Any) -> list[Difference]:
                 found.append(Difference(f"{field}[{number}]", one, other))
         return found
     return [Difference(field, before, after)]
-
-
-__all__ = ["PROCEDURE", "Difference", "Separation", "Study", "replay", "revise", "study"]

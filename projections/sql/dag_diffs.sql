@@ -19,21 +19,35 @@
 --   z: the change of the effect, in standard deviations of what the new events could move it by
 --   cause: evidence (its own events differ), model (others' events moved it), skeleton or procedure
 --   event_ids: the events that one of the two was judged from and the other was not
-WITH pairs AS (
-    SELECT
-        position AS to_revision,
-        head.position AS to_head,
-        skeleton_digest,
-        used,
-        lag(position) OVER (ORDER BY position) AS from_revision,
-        lag(head.position) OVER (ORDER BY position) AS from_head,
-        lag(skeleton_digest) OVER (ORDER BY position) AS skeleton_before,
-        lag(used) OVER (ORDER BY position) AS used_before
+WITH used AS (
+    SELECT position - part + 1 AS revision, flatten(list(used ORDER BY part)) AS ids
     FROM facts.dag_revised
+    GROUP BY revision
+),
+
+ordered AS (
+    SELECT
+        revision.position AS to_revision,
+        revision.head_position AS to_head,
+        revision.skeleton_digest,
+        used.ids AS used,
+        lag(revision.position) OVER log_order AS from_revision,
+        lag(revision.head_position) OVER log_order AS from_head,
+        lag(revision.skeleton_digest) OVER log_order AS skeleton_before,
+        lag(used.ids) OVER log_order AS used_before
+    FROM dag_revisions AS revision
+    INNER JOIN used ON used.revision = revision.position
+    WINDOW log_order AS (ORDER BY revision.position)
+),
+
+pairs AS (
+    SELECT *
+    FROM ordered
+    WHERE from_revision IS NOT NULL
 ),
 
 listed AS (
-    SELECT position, unnest(edges) AS edge
+    SELECT position - part + 1 AS position, unnest(edges) AS edge
     FROM facts.dag_revised
 ),
 
@@ -43,7 +57,6 @@ sides AS (
     UNION ALL
     SELECT from_revision, to_revision, edge.src AS src, edge.dst AS dst, NULL AS before, edge AS after
     FROM pairs INNER JOIN listed ON listed.position = pairs.to_revision
-    WHERE from_revision IS NOT NULL
 ),
 
 -- At most one of each side: an edge stands once in a revision.
@@ -67,8 +80,9 @@ changed AS (
             WHEN joined.before.kind <> joined.after.kind THEN 'kind'
             WHEN joined.before.effect IS DISTINCT FROM joined.after.effect THEN 'effect'
         END AS change,
-        coalesce(joined.before.evidence, []) AS evidence_before,
-        coalesce(joined.after.evidence, []) AS evidence_after
+        list_transform(coalesce(joined.before.evidence, []), lambda place: pairs.used_before[place + 1])
+            AS evidence_before,
+        list_transform(coalesce(joined.after.evidence, []), lambda place: pairs.used[place + 1]) AS evidence_after
     FROM joined
     INNER JOIN pairs ON pairs.to_revision = joined.to_revision
 ),

@@ -23,13 +23,13 @@
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
 WITH listed AS (
-    SELECT position, event_id, procedure, head, unnest(discovery) AS program
+    SELECT position - part + 1 AS revision, unnest(discovery) AS program
     FROM facts.dag_revised
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.position AS revision,
+    revision.latest,
     listed.program.algorithm AS algorithm,
     listed.program.version AS version,
     listed.program.test AS test,
@@ -45,9 +45,10 @@ SELECT
     ) AS edges,
     listed.program.limit_s AS limit_s,
     listed.program.input_digest AS input_digest,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
 ORDER BY revision, algorithm

@@ -33,9 +33,17 @@
 --   head_position: how many events the revision read
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
-WITH listed AS (
-    SELECT position, event_id, procedure, head, unnest(edges) AS edge
+WITH used AS (
+    SELECT position - part + 1 AS revision, flatten(list(used ORDER BY part)) AS ids
     FROM facts.dag_revised
+    GROUP BY revision
+),
+
+listed AS (
+    SELECT revision.position, edge.edge
+    FROM dag_revisions AS revision
+    INNER JOIN (SELECT position - part + 1 AS revision, unnest(edges) AS edge FROM facts.dag_revised) AS edge
+        ON edge.revision = revision.position
 ),
 
 compared AS (
@@ -60,7 +68,7 @@ marked AS (
 
 SELECT
     marked.position AS revision,
-    marked.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.latest,
     marked.edge.src AS src,
     marked.edge.dst AS dst,
     marked.edge.kind AS kind,
@@ -82,14 +90,16 @@ SELECT
     marked.edge.loo_max AS loo_max,
     marked.edge."where" AS noise_class,
     array_to_string(marked.edge.proposed_by, ', ') AS proposed_by,
-    array_to_string(marked.edge.evidence, ', ') AS evidence_ids,
+    array_to_string(list_transform(marked.edge.evidence, lambda place: used.ids[place + 1]), ', ') AS evidence_ids,
     marked.first_seen,
     max(marked.changed) OVER (
         PARTITION BY marked.edge.src, marked.edge.dst ORDER BY marked.position ROWS UNBOUNDED PRECEDING
     ) AS last_changed,
-    marked.procedure AS engine_version,
-    marked.head.position AS head_position,
-    marked.head.root AS head_root,
-    marked.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM marked
+INNER JOIN dag_revisions AS revision ON revision.position = marked.position
+INNER JOIN used ON used.revision = marked.position
 ORDER BY revision, src, dst

@@ -18,13 +18,13 @@
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
 WITH listed AS (
-    SELECT position, event_id, procedure, head, unnest(interactions) AS pair
+    SELECT position - part + 1 AS revision, unnest(interactions) AS pair
     FROM facts.dag_revised
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.position AS revision,
+    revision.latest,
     listed.pair.a AS a,
     listed.pair.b AS b,
     listed.pair.target AS target,
@@ -33,9 +33,10 @@ SELECT
     listed.pair.mean AS mean,
     listed.pair.sd AS sd,
     listed.pair.p_negative AS p_neg,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
 ORDER BY revision, noise_class, target, a, b

@@ -14,20 +14,21 @@
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
 WITH listed AS (
-    SELECT position, event_id, procedure, head, recommendation, unnest(measures) AS told
+    SELECT position - part + 1 AS revision, unnest(measures) AS told
     FROM facts.dag_revised
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.position AS revision,
+    revision.latest,
     listed.told.name AS measure,
     listed.told.value AS value,
     listed.told.note AS note,
-    listed.recommendation,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.recommendation,
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
 ORDER BY revision, measure

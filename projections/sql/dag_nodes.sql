@@ -15,22 +15,23 @@
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
 WITH listed AS (
-    SELECT position, event_id, procedure, head, unnest(nodes) AS node
+    SELECT position - part + 1 AS revision, unnest(nodes) AS node
     FROM facts.dag_revised
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.position AS revision,
+    revision.latest,
     listed.node.id AS id,
     listed.node.kind AS kind,
     listed.node.label AS label,
     listed.node."group" AS category,
     listed.node.unit AS unit,
     listed.node.delta AS delta,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
 ORDER BY revision, id

@@ -2,8 +2,9 @@
 -- kind: view
 -- key: position
 -- columns:
---   position: position of the event
---   event_id: id of the event
+--   position: position of its event, of the first of its parts
+--   event_id: id of that event
+--   parts: how many events hold it; to take back one of them is to take it back
 --   number: 1 for the first revision, in log order
 --   latest: whether it is the newest
 --   base: event id of the revision before it as it was made, null for the first
@@ -26,9 +27,22 @@
 --   head_position: how many events it read
 --   head_root: Merkle root of those events
 --   recorded_at: when it was made
-WITH counted AS (
+WITH held AS (
     SELECT
-        position,
+        position - part + 1 AS revision,
+        max(parts) AS parts,
+        list_sum(list(len(used)))::BIGINT AS used,
+        list_sum(list(len(nodes)))::BIGINT AS nodes,
+        list_sum(list(len(list_filter(nodes, lambda node: node.kind = 'intervention'))))::BIGINT AS interventions,
+        array_to_string(flatten(list(notes ORDER BY part)), chr(10)) AS notes
+    FROM facts.dag_revised
+    GROUP BY revision
+    HAVING count(*) = max(parts)
+),
+
+counted AS (
+    SELECT
+        revision,
         count(*) AS edges,
         count(*) FILTER (edge.status = 'supported') AS supported,
         count(*) FILTER (edge.status = 'contradicted') AS contradicted,
@@ -36,19 +50,26 @@ WITH counted AS (
         count(*) FILTER (edge.status = 'undecided' AND edge.kind <> 'proposed') AS undecided,
         count(*) FILTER (edge.status = 'imposed') AS imposed,
         count(*) FILTER (edge.kind = 'proposed') AS proposed
-    FROM (SELECT position, unnest(edges) AS edge FROM facts.dag_revised)
-    GROUP BY position
+    FROM (SELECT position - part + 1 AS revision, unnest(edges) AS edge FROM facts.dag_revised)
+    GROUP BY revision
+),
+
+whole AS (
+    SELECT held.*, head.* EXCLUDE (parts, used, nodes, notes)
+    FROM held
+    INNER JOIN facts.dag_revised AS head ON head.position = held.revision
 )
 
 SELECT
     revision.position,
     revision.event_id,
+    revision.parts,
     row_number() OVER (ORDER BY revision.position) AS number,
     row_number() OVER (ORDER BY revision.position DESC) = 1 AS latest,
     revision.base,
     revision.base IS NOT NULL AND before.event_id IS NULL AS base_retracted,
-    len(revision.nodes) AS nodes,
-    len(list_filter(revision.nodes, lambda node: node.kind = 'intervention')) AS interventions,
+    revision.nodes,
+    revision.interventions,
     coalesce(counted.edges, 0) AS edges,
     coalesce(counted.supported, 0) AS supported,
     coalesce(counted.contradicted, 0) AS contradicted,
@@ -57,15 +78,15 @@ SELECT
     coalesce(counted.imposed, 0) AS imposed,
     coalesce(counted.proposed, 0) AS proposed,
     revision.recommendation,
-    array_to_string(revision.notes, chr(10)) AS notes,
+    revision.notes,
     revision.skeleton_digest,
-    len(revision.used) AS used,
+    revision.used,
     revision.procedure AS engine_version,
     revision.code,
     revision.head.position AS head_position,
     revision.head.root AS head_root,
     revision.recorded_at
-FROM facts.dag_revised AS revision
-LEFT JOIN counted ON counted.position = revision.position
-LEFT JOIN facts.dag_revised AS before ON before.event_id = revision.base
+FROM whole AS revision
+LEFT JOIN counted ON counted.revision = revision.revision
+LEFT JOIN whole AS before ON before.event_id = revision.base
 ORDER BY revision.position

@@ -17,22 +17,23 @@
 --   event_id: id of the revision's event
 WITH listed AS (
     SELECT
-        position, event_id, procedure, head, generate_subscripts(unexplored, 1) AS rank, unnest(unexplored) AS pair
+        position - part + 1 AS revision, part, generate_subscripts(unexplored, 1) AS place, unnest(unexplored) AS pair
     FROM facts.dag_revised
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
-    listed.rank,
+    revision.position AS revision,
+    revision.latest,
+    row_number() OVER (PARTITION BY revision.position ORDER BY listed.part, listed.place) AS rank,
     listed.pair.a AS a,
     listed.pair.b AS b,
     listed.pair.expected AS expected,
     listed.pair.sd AS sd,
     listed.pair.prior_sd AS interaction_sd,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
 ORDER BY revision, rank

@@ -19,28 +19,29 @@
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
 WITH outcomes AS (
-    SELECT position, list_filter(nodes, lambda node: node.kind = 'outcome')[1].id AS outcome
-    FROM facts.dag_revised
+    SELECT revision, node.id AS outcome
+    FROM (SELECT position - part + 1 AS revision, unnest(nodes) AS node FROM facts.dag_revised)
+    WHERE node.kind = 'outcome'
 ),
 
 listed AS (
-    SELECT position, event_id, procedure, head, unnest(lineage) AS effect
+    SELECT position - part + 1 AS revision, unnest(lineage) AS effect
     FROM facts.dag_revised
 ),
 
 classes AS (
-    SELECT position, unnest(separations) AS class
+    SELECT position - part + 1 AS revision, unnest(separations) AS class
     FROM facts.dag_revised
 ),
 
 members AS (
-    SELECT position, class, unnest(class.techniques) AS technique
+    SELECT revision, class, unnest(class.techniques) AS technique
     FROM classes
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.position AS revision,
+    revision.latest,
     listed.effect.technique AS technique,
     listed.effect."where" AS noise_class,
     listed.effect.structural AS structural,
@@ -50,13 +51,14 @@ SELECT
     nullif(members.class.experiment, '') AS separating_experiment,
     members.class.ablate AS ablate,
     members.class.cost_runs AS cost_runs,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
-INNER JOIN outcomes ON outcomes.position = listed.position AND outcomes.outcome = listed.effect.target
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
+INNER JOIN outcomes ON outcomes.revision = listed.revision AND outcomes.outcome = listed.effect.target
 LEFT JOIN members
-    ON members.position = listed.position AND members.class."where" = listed.effect."where"
+    ON members.revision = listed.revision AND members.class."where" = listed.effect."where"
     AND members.technique = listed.effect.technique
 ORDER BY revision, noise_class, technique

@@ -27,13 +27,13 @@
 --   head_root: Merkle root of those events
 --   event_id: id of the revision's event
 WITH listed AS (
-    SELECT position, event_id, procedure, head, unnest(lineage) AS effect
+    SELECT position - part + 1 AS revision, unnest(lineage) AS effect
     FROM facts.dag_revised
 )
 
 SELECT
-    listed.position AS revision,
-    listed.position = (SELECT max(position) FROM facts.dag_revised) AS latest,
+    revision.position AS revision,
+    revision.latest,
     listed.effect.technique AS technique,
     listed.effect.target AS target,
     listed.effect."where" AS noise_class,
@@ -51,9 +51,10 @@ SELECT
     listed.effect.practical AS practical,
     listed.effect.alias_class AS alias_class,
     listed.effect.loop_z AS loop_z,
-    listed.procedure AS engine_version,
-    listed.head.position AS head_position,
-    listed.head.root AS head_root,
-    listed.event_id
+    revision.engine_version,
+    revision.head_position,
+    revision.head_root,
+    revision.event_id
 FROM listed
+INNER JOIN dag_revisions AS revision ON revision.position = listed.revision
 ORDER BY revision, noise_class, target, technique
