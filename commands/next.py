@@ -74,20 +74,31 @@ def _nothing(tables: Any, rows: list[dict[str, Any]], below: int) -> str:
     return "there is no experiment, no cycle plan and no record: `ledger run PLAN.toml` or `ledger extract DIR` first"
 
 
+_WORDS = {
+    "ablate": "ablate",
+    "add_seeds": "more seeds",
+    "separate_aliases": "separate",
+    "grow_bank": "controls",
+    "transfer_check": "transfer",
+    "factorial_screen": "screen",
+}
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
-    lines = [["", "candidate", "action", "k", "cost", "effect", "±", "gain", "score", "seed's"]]
+    """The ranking, 80 columns wide."""
+    lines = [["", "candidate", "action", "k", "cost", "effect", "±", "gain", "score", "seed"]]
     for row in rows:
         lines.append(
             [
                 "" if row["rank"] is None else str(row["rank"]),
-                _short(cell(row["candidate"]), 15),
-                row["action"].replace("_", " ").replace("factorial ", "").replace(" check", "").replace("aliases", ""),
+                _short(cell(row["candidate"]), 17),
+                _WORDS[row["action"]],
                 str(row["k"]),
-                f"{row['cost']:.3g}",
-                f"{row['m']:+.1e}",
-                f"{row['sd']:.1e}",
-                f"{row['gain']:.1e}",
-                f"{row['score']:.1e}",
+                f"{row['cost']:.2g}",
+                f"{row['m']:+.2g}",
+                f"{row['sd']:.2g}",
+                f"{row['gain']:.1g}",
+                f"{row['score']:.1g}",
                 "" if row["seed_rule_rank"] is None else str(row["seed_rule_rank"]),
             ]
         )

@@ -340,10 +340,7 @@ def _lineage_priors(query: Query) -> dict[str, tuple[float, float]]:
         """SELECT effect.technique, effect.mean, effect.sd
         FROM lineage_effects AS effect
         WHERE effect.latest AND effect.noise_class IN (SELECT track FROM records)
-            AND effect.target = (
-                SELECT list_filter(nodes, lambda node: node.kind = 'outcome')[1].id
-                FROM facts.dag_revised ORDER BY position DESC LIMIT 1
-            )
+            AND effect.target IN (SELECT id FROM dag_nodes WHERE kind = 'outcome' AND revision = effect.revision)
         ORDER BY effect.technique, effect.sd, effect.noise_class""",
         (),
     )

@@ -41,7 +41,7 @@ MADE_FROM = {  # what the relations that Python makes are made from, each sorted
     FORESEEN: ("runs",),
     RANKED: (
         "conditions", "experiments", "decisions", "paired_differences", "screen_effects", "transfer", "transfer_pred",
-        "lineage_effects", "identifiability", "records", "intervention_matrix", "claim_audit",
+        "lineage_effects", "identifiability", "dag_nodes", "records", "intervention_matrix", "claim_audit",
     ),
 }  # fmt: skip
 

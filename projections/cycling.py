@@ -115,7 +115,7 @@ def replay(tables: Tables, recorded: CycleRanked) -> list[Difference]:
     found: list[Difference] = []
     if tables.head != recorded.head:
         found.append(Difference("head.root", recorded.head.root, tables.head.root))
-    rows = tables.rows("SELECT body FROM events WHERE event_id = $1", (recorded.plan,))
+    rows = tables.rows("SELECT body FROM events WHERE id = $1", (recorded.plan,))
     if not rows:
         raise UsageError(f"its cycle plan {recorded.plan} is not in the log")
     planned = msgspec.json.decode(msgspec.json.encode(msgspec.json.decode(rows[0]["body"])["data"]), type=CyclePlanned)
@@ -139,7 +139,7 @@ def _rankings(tables: Tables, cycle: str) -> list[tuple[CycleRanked, int]]:
     """The rankings of a series in order, those that were taken back left out."""
     rows = tables.rows(
         """SELECT events.position, events.body FROM events
-        INNER JOIN facts.cycle_ranked AS ranked ON ranked.event_id = events.event_id
+        INNER JOIN facts.cycle_ranked AS ranked ON ranked.event_id = events.id
         WHERE ranked.cycle = $1 ORDER BY events.position""",
         (cycle,),
     )

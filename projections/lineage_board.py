@@ -16,7 +16,7 @@ from projections.statistics import value
 
 
 def options(query: Query) -> list[Option]:
-    """One option a technique that the records know, and one a class of techniques that they cannot tell apart."""
+    """One option a technique that the records know: with and without it, on the best record of its track."""
     rows = effects(query)
     if not rows:
         return []
@@ -28,17 +28,18 @@ def options(query: Query) -> list[Option]:
     own = {row["intervention"] for row in query(
         "SELECT DISTINCT intervention FROM intervention_matrix WHERE source = 'experiment' AND value <> 0", ()
     )}  # fmt: skip
+    classes: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row["alias_class"] is not None:
+            classes.setdefault((row["noise_class"], row["alias_class"]), []).append(row)
     found = []
     for row in rows:
         track = tracks.get(row["noise_class"])
         if track is None:
             continue
-        found.append(_technique(row, track, (track["record"], row["technique"]) in has, row["technique"] in own))
-    classes: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        if row["alias_class"] is not None and row["noise_class"] in tracks:
-            classes.setdefault((row["noise_class"], row["alias_class"]), []).append(row)
-    found += [_aliases(members, tracks[name]) for (name, _), members in sorted(classes.items())]
+        there, tried = (track["record"], row["technique"]) in has, row["technique"] in own
+        class_ = classes.get((row["noise_class"], row["alias_class"]), [])
+        found.append(_technique(row, track, class_, there, tried))
     return sorted(found, key=lambda option: option.id)
 
 
@@ -52,9 +53,8 @@ def effects(query: Query) -> list[Row]:
         INNER JOIN identifiability AS told
             ON told.revision = effect.revision AND told.noise_class = effect.noise_class
             AND told.technique = effect.technique
-        WHERE effect.latest AND effect.target = (
-            SELECT list_filter(nodes, lambda node: node.kind = 'outcome')[1].id
-            FROM facts.dag_revised ORDER BY position DESC LIMIT 1
+        WHERE effect.latest AND effect.target IN (
+            SELECT id FROM dag_nodes WHERE kind = 'outcome' AND revision = effect.revision
         )
         ORDER BY effect.noise_class, effect.technique""",
         (),
@@ -82,50 +82,32 @@ def _tracks(query: Query) -> list[Row]:
     )
 
 
-def _technique(row: Row, track: Row, there: bool, own: bool) -> Option:
-    part = _part(row, track)
-    steps = f"{row['n_contrasts']} step{'' if row['n_contrasts'] == 1 else 's'}"
-    told = (
-        f"{row['technique']} has {row['mean']:+.2g} ± {figure(row['sd'])} bpb from {steps} of the lineage, "
-        f"never measured by itself{'' if not own else ' on this stack'}: "
-        f"{'leave it out of' if there else 'put it into'} {track['record'].split('/')[-1]}"
-    )
-    blocked = ""
-    if row["alias_class"] is not None:
-        blocked = f"not told apart from {_others(row)}"
-    return Option(
-        "lineage", row["noise_class"], "ablate", row["technique"], (part,),
-        tuple(2.0 * k for k in range(1, value.STEPS + 1)), None, 1.0, blocked, True, told, DELTA / 2, DELTA, 1,
-        "val_bpb", row["noise_class"], "", "", (row["technique"],),
-    )  # fmt: skip
-
-
-def _others(row: Row) -> str:
-    names = [name for name in (row["aliases"] or "").split(", ") if name and name != row["technique"]]
-    return f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}" or "what else changed with it"
-
-
-def _part(row: Row, track: Row) -> value.Part:
+def _technique(row: Row, track: Row, class_: list[Row], there: bool, own: bool) -> Option:
+    """With and without one technique. Of a class that the records cannot tell apart it tells the others as well."""
     noise = track["sd"] ** 2 if track["sd"] else DELTA**2
-    return value.Part(row["mean"], row["sd"] ** 2, tuple(2.0 * noise / k for k in range(1, value.STEPS + 1)))
-
-
-def _aliases(members: list[Row], track: Row) -> Option:
-    first = members[0]
-    names = [row["technique"] for row in members]
-    runs = first["cost_runs"]
-    # Its cheapest form has one seed a side; k seeds take k times as many runs.
-    each = float(runs) if runs else 2.0
-    told = (
-        f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} always came together: their effects add up to "
-        f"{math.fsum([row['mean'] for row in members]):+.2g} bpb and nothing says whose it is"
-    )
-    experiment = first["separating_experiment"]
-    if experiment:
-        told += f"; {experiment}"
+    us = [2.0 * noise / k for k in range(1, value.STEPS + 1)]
+    v = row["sd"] ** 2
+    parts = [value.Part(row["mean"], v, tuple(us))]
+    others = [other for other in class_ if other["technique"] != row["technique"]]
+    for other in others:
+        # Only sums of the class are known: two of n members correlate with -1 / (n - 1). An estimate of one with
+        # variance u then moves the mean of the other by a variance of r^2 w v / (v + u), as news of its own would
+        # with the variance u' that gives w^2 / (w + u').
+        r2, w = 1.0 / len(others) ** 2, other["sd"] ** 2
+        moved = [r2 * w * v / (v + u) for u in us]
+        news = tuple(w * w / m - w if m > 0 else math.inf for m in moved)
+        parts.append(value.Part(other["mean"], w, news))
+    steps = f"{row['n_contrasts']} step{'' if row['n_contrasts'] == 1 else 's'}"
+    where = f"{'leave it out of' if there else 'put it into'} {track['record'].split('/')[-1]}"
+    known = f"{row['mean']:+.2g} ± {figure(row['sd'])} bpb from {steps} of the lineage"
+    if others:
+        names = [other["technique"] for other in others]
+        listed = f"{', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''}"
+        told = f"{row['technique']} has {known}, which cannot tell it from {listed}: {where}"
+    else:
+        told = f"{row['technique']} has {known}, never measured by itself{' there' if own else ''}: {where}"
     return Option(
-        "lineage", first["noise_class"], "separate_aliases", "+".join(names)[:120],
-        tuple(_part(row, track) for row in members), tuple(each * k for k in range(1, value.STEPS + 1)), None, 1.0,
-        "" if experiment else "no experiment that can be made separates them", False, told, DELTA / 2, DELTA, 1,
-        "val_bpb", first["noise_class"], "", "", (first["ablate"],) if first["ablate"] else tuple(names),
+        "lineage", row["noise_class"], "separate_aliases" if others else "ablate", row["technique"], tuple(parts),
+        tuple(2.0 * k for k in range(1, value.STEPS + 1)), None, 1.0, "", True, told, DELTA / 2, DELTA, 1,
+        "val_bpb", row["noise_class"], "", "", (row["technique"],),
     )  # fmt: skip

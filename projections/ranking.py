@@ -58,7 +58,7 @@ def ranked(options: list[Option]) -> list[Row]:
     for option in options:
         asked = value.Option(option.id, option.parts, option.costs, option.feasible, bool(option.blocked_by))
         scored.append((option, value.worth(asked, option.adopt)))
-    single = ("ablate", "add_seeds", "transfer_check")
+    single = ("ablate", "add_seeds", "separate_aliases", "transfer_check")
     seeds = value.seed_rule(
         [
             (option.id, option.parts[0].mean / option.delta, option.uncertain and not option.blocked_by)
@@ -74,7 +74,9 @@ def ranked(options: list[Option]) -> list[Row]:
 
 
 def _row(option: Option, worth: value.Worth, rank: int | None, seed_rule: int | None) -> Row:
-    best = max(option.parts, key=lambda part: (value.gain(part.mean, part.variance, option.adopt), -part.mean))
+    best = option.parts[0]
+    if option.action in ("grow_bank", "factorial_screen"):  # of many effects that one most worth knowing is told
+        best = max(option.parts, key=lambda part: (value.gain(part.mean, part.variance, option.adopt), -part.mean))
     row: Row = {
         "id": option.id,
         "rank": rank,
@@ -118,8 +120,6 @@ def _reason(option: Option, worth: value.Worth, best: value.Part) -> str:
             tail = f"{seeds} more of it sharpen all of them"
         case "factorial_screen":
             return f"{option.told}, for an expected gain of {figure(worth.gain)} at a cost of {cost}."
-        case "separate_aliases":
-            tail = f"{seeds} a side tell each to ± {figure(after)}"
         case "transfer_check":
             tail = f"{seeds} there tell it to ± {figure(after)}"
         case _:
