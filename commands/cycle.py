@@ -311,7 +311,12 @@ def _tell_dry(asked: Asked, log: Log, plan: CyclePlan, found: Planned, folder: P
         print(f"{number}. {step}")
     print()
     print(textwrap.fill(cell(ranked.why), 79))
-    rules = ", ".join(f"{one.rule} {one.at:.3g} of {one.limit:g}" for one in ranked.rules)
+    rules = ", ".join(
+        f"best score {one.at:.2g}" + (f" at a price of {one.limit:g}" if one.limit else "")
+        if one.rule == "price"
+        else f"{one.rule} {one.at:.3g} of {one.limit:g}"
+        for one in ranked.rules
+    )
     print(f"stop rules: {rules}")
     if told["plan"] and now.step == "rank":
         print("\nThe plan would be:\n")

@@ -97,12 +97,17 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 f"{row['cost']:.2g}",
                 f"{row['m']:+.2g}",
                 f"{row['sd']:.2g}",
-                f"{row['gain']:.1g}",
-                f"{row['score']:.1g}",
+                _small(row["gain"]),
+                _small(row["score"]),
                 "" if row["seed_rule_rank"] is None else str(row["seed_rule_rank"]),
             ]
         )
     table(lines, numeric={0, 3, 4, 5, 6, 7, 8, 9})
+
+
+def _small(value: float) -> str:
+    """A gain or a score; what is far below anything that can be measured is 0."""
+    return f"{value:.1g}" if value >= 1e-12 else "0"
 
 
 def _short(text: str, width: int) -> str:

@@ -1,6 +1,7 @@
 """`ledger replay`: make a judgement again from the events that it read, and compare every figure.
 
-Judgements are decisions and revisions of the causal DAG; the parts of a revision are one judgement.
+Judgements are decisions, what screens say, rankings of cycles, and revisions of the causal DAG, whose parts are one
+judgement.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import click
 from commands.common import Asked, find_event, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
-from ledger.events import DagRevised, DecisionMade, Event
+from ledger.events import CycleRanked, DagRevised, DecisionMade, Event, ScreenJudged
 
 if TYPE_CHECKING:
     from projections.decide import Difference
+
+Judged = DecisionMade | ScreenJudged | CycleRanked | DagRevised
+KINDS = (DecisionMade, ScreenJudged, CycleRanked, DagRevised)
 
 
 @click.command("replay")
@@ -61,7 +65,7 @@ def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Diff
     from projections.engine import each_head
 
     parsed = [(event, event.data) for event in judgements]
-    by_head = [(event, data) for event, data in parsed if isinstance(data, (DecisionMade, DagRevised))]
+    by_head = [(event, data) for event, data in parsed if isinstance(data, KINDS)]
     heads = sorted({data.head.position for _, data in by_head})
     for tables in each_head(log, heads):
         for event, data in by_head:
@@ -72,7 +76,7 @@ def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Diff
                     yield event, [Difference(_of(data), _name(data), str(error))]
 
 
-def _again(log: Log, tables: Any, event: Event, data: DecisionMade | DagRevised) -> list[Difference]:
+def _again(log: Log, tables: Any, event: Event, data: Judged) -> list[Difference]:
     """The differences of one judgement, by the procedure of its type."""
     from projections.decide import Difference
 
@@ -80,6 +84,14 @@ def _again(log: Log, tables: Any, event: Event, data: DecisionMade | DagRevised)
         from projections.decide import replay
 
         return replay(tables, data)
+    if isinstance(data, ScreenJudged):
+        from projections import screening
+
+        return screening.replay(tables, data)
+    if isinstance(data, CycleRanked):
+        from projections import cycling
+
+        return cycling.replay(tables, data)
     from projections.dag import parts
     from projections.dag import revise as dag
 
@@ -88,18 +100,18 @@ def _again(log: Log, tables: Any, event: Event, data: DecisionMade | DagRevised)
     return [Difference(*one) for one in dag.replay(tables, whole)]
 
 
-def _of(data: DecisionMade | DagRevised) -> str:
-    return "experiment" if isinstance(data, DecisionMade) else "procedure"
+def _of(data: Judged) -> str:
+    return "procedure" if isinstance(data, DagRevised) else "cycle" if isinstance(data, CycleRanked) else "experiment"
 
 
-def _name(data: DecisionMade | DagRevised) -> str:
-    return data.experiment if isinstance(data, DecisionMade) else data.procedure
+def _name(data: Judged) -> str:
+    return str(getattr(data, _of(data)))
 
 
 def _said(event: Event) -> str:
     """Head and gist of a judgement."""
     data = event.data
-    if isinstance(data, DecisionMade):
+    if isinstance(data, (DecisionMade, ScreenJudged, CycleRanked)):
         return f"{data.head.position} events: {data.why}"
     assert isinstance(data, DagRevised)
     return f"{data.head.position} events: a revision of the DAG"
@@ -107,16 +119,16 @@ def _said(event: Event) -> str:
 
 def _all(log: Log) -> list[Event]:
     """Every judgement; of a revision in parts the first, which stands for all."""
-    found = log.events(types=(DecisionMade.TYPE, DagRevised.TYPE))
+    found = log.events(types=tuple(kind.TYPE for kind in KINDS))
     return [event for event in found if not (isinstance(data := event.data, DagRevised) and data.part > 1)]
 
 
 def _judgement(log: Log, what: str) -> Event:
     event = find_event(log, what)
-    if event.type not in (DecisionMade.TYPE, DagRevised.TYPE):
+    if event.type not in {kind.TYPE for kind in KINDS}:
         raise UsageError(
-            f"event {event.position} is {event.type}, a fact; only judgements (decision.made, dag.revised) "
-            "can be replayed"
+            f"event {event.position} is {event.type}, a fact; only judgements "
+            f"({', '.join(kind.TYPE for kind in KINDS)}) can be replayed"
         )
     data = event.data
     if isinstance(data, DagRevised) and data.part > 1:

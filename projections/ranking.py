@@ -117,13 +117,13 @@ def _reason(option: Option, worth: value.Worth, best: value.Part) -> str:
     seeds = f"{option.k or worth.k} seed{'' if (option.k or worth.k) == 1 else 's'}"
     match option.action:
         case "grow_bank":
-            tail = f"{seeds} more of it sharpen all of them"
+            tail = f"{seeds} more would sharpen all of them"
         case "factorial_screen":
             return f"{option.told}, for an expected gain of {figure(worth.gain)} at a cost of {cost}."
         case "transfer_check":
-            tail = f"{seeds} there tell it to ± {figure(after)}"
+            tail = f"{seeds} there would tell it to ± {figure(after)}"
         case _:
-            tail = f"{seeds} more tell it to ± {figure(after)}" if option.action == "add_seeds" else (
-                f"{seeds} with and without it tell it to ± {figure(after)}"
+            tail = f"{seeds} more would tell it to ± {figure(after)}" if option.action == "add_seeds" else (
+                f"{seeds} with and without it would tell it to ± {figure(after)}"
             )
     return f"{option.told}; {tail}, for an expected gain of {figure(worth.gain)} at a cost of {cost}."

@@ -159,6 +159,8 @@ def parse(text: str, where: str, seeds: str | None = None) -> Plan:
 def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = None) -> Plan:
     """A plan from plain data, checked. Raises UsageError."""
     said: dict[str, Any] = dict(raw)
+    if "candidate" in raw and "arm" not in raw:
+        raise UsageError(f"{where}: this is a cycle plan, with candidates in place of arms: `ledger cycle` carries it out")
     _known("the plan", raw, [name for name in Plan.__struct_fields__ if name != "text"], where)
     if isinstance(said.get("script"), dict):
         _known("[script]", said["script"], Script.__struct_fields__, where)
