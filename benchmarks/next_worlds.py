@@ -103,7 +103,9 @@ def spend(
     return float(truth[adopted].sum() / truth[truth < 0].sum())
 
 
-def simulate(worlds: int, seed: int, budgets: tuple[int, ...] = BUDGETS, rules: tuple[str, ...] = RULES) -> list[dict]:
+def simulate(
+    worlds: int, seed: int, budgets: tuple[int, ...] = BUDGETS, rules: tuple[str, ...] = RULES
+) -> list[dict]:
     """A row for every world and budget: the mean share of each rule, and the standard error of voi - uniform."""
     rows = []
     for index, world in enumerate(WORLDS):

@@ -49,9 +49,7 @@ def simulate(worlds: int, seed: int) -> list[dict]:
                 [0, 0], [[sx**2, world.correlation * sx * SY], [world.correlation * sx * SY, SY**2]], K
             )
             x, y = theta + errors[:, 0], B * theta + rng.normal(0, OMEGA, K) + errors[:, 1]
-            found = transfer(
-                x.tolist(), [sx] * K, y.tolist(), [SY] * K, sxy=[float(world.correlation * sx * SY)] * K
-            )
+            found = transfer(x.tolist(), [sx] * K, y.tolist(), [SY] * K, sxy=[float(world.correlation * sx * SY)] * K)
             means.append(found.b)
             covered += found.low <= B <= found.high
             line = stats.linregress(x, y)
@@ -69,7 +67,9 @@ def simulate(worlds: int, seed: int) -> list[dict]:
                 "worlds": worlds,
                 "rmse": rmse(means),
                 "coverage": covered / worlds,
-                "coverage_upper": float(stats.beta.ppf(0.95, covered + 1, worlds - covered)) if covered < worlds else 1.0,
+                "coverage_upper": float(stats.beta.ppf(0.95, covered + 1, worlds - covered))
+                if covered < worlds
+                else 1.0,
                 "ols_rmse": rmse(plain),
                 "ols_coverage": plain_covered / worlds,
                 "ratio_rmse": rmse(ratios),

@@ -39,9 +39,9 @@ def command(asked: Asked, path: str, dry_run: bool) -> int:
     from runners.cycling import register, standing
 
     plan = read_file(path)
+    folder = _records(plan, path)
     with contextlib.ExitStack() as stack:
         log = _log(asked, dry_run, stack)
-        folder = _records(plan, path)
         runner = runner_for(plan.whole, log)
         around = runner.surroundings()
         if dry_run:
@@ -223,9 +223,7 @@ def _tell_end(asked: Asked, log: Log, planned: CyclePlanned, last: CycleRanked) 
     from projections.engine import tables
 
     built = tables(log)
-    rows = built.rows(
-        "SELECT * FROM budget WHERE cycle = $1 AND stopped = '' ORDER BY number", (planned.cycle,)
-    )
+    rows = built.rows("SELECT * FROM budget WHERE cycle = $1 AND stopped = '' ORDER BY number", (planned.cycle,))
     found = built.rows(
         """SELECT ranked.number, decision.intervention, decision.verdict, decision.effect, decision.ci95_lo,
             decision.ci95_hi, decision.why
@@ -256,14 +254,12 @@ def _tell_end(asked: Asked, log: Log, planned: CyclePlanned, last: CycleRanked) 
     for row in found:
         interval = "" if row["ci95_lo"] is None else f"{row['ci95_lo']:+.4f} to {row['ci95_hi']:+.4f}"
         effect = "" if row["effect"] is None else f"{row['effect']:+.4f}"
-        lines.append(
-            [str(row["number"]), row["intervention"], effect, interval, row["verdict"].replace("_", " ")]
-        )
+        lines.append([str(row["number"]), row["intervention"], effect, interval, row["verdict"].replace("_", " ")])
     if found:
         table(lines, numeric={0, 2})
     print(textwrap.fill(cell(last.why), 79))
     where = f" --ledger {asked.ledger}" if asked.ledger else ""
-    say(f"\nnext: ledger next{where} --blocked · ledger sql{where} \"SELECT * FROM budget\"")
+    say(f'\nnext: ledger next{where} --blocked · ledger sql{where} "SELECT * FROM budget"')
 
 
 def _tell_dry(asked: Asked, log: Log, plan: CyclePlan, found: Planned, folder: Path | None) -> None:

@@ -42,7 +42,9 @@ def command(asked: Asked, experiment: str | None, names: tuple[str, ...], dry_ru
     log = asked.open()
     if screen := decide_screen(log, experiment, append=not dry_run and not names):
         if names:
-            raise UsageError("a screen is judged by its average effects alone; --policy is for plans that compare arms")
+            raise UsageError(
+                "a screen is judged by its average effects alone; --policy is for plans that compare arms"
+            )
         if screen[1] is not None:
             sign_or_warn(log)
             compact_or_warn(log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -17,7 +18,9 @@ from ledger.errors import UsageError
 @click.option("--top", type=click.IntRange(1), default=10, metavar="N", help="How many to print (default: 10).")
 @click.option("--price", type=float, default=None, help="Leave out what scores below it.")
 @click.option("--blocked", is_flag=True, help="Print what may not be chosen as well, and why.")
-@click.option("--write", "path", default=None, metavar="PLAN.toml", help="Write a plan for the first; never over a file.")
+@click.option(
+    "--write", "path", default=None, metavar="PLAN.toml", help="Write a plan for the first; never over a file."
+)
 @shared(as_of=True)
 def command(asked: Asked, top: int, price: float | None, blocked: bool, path: str | None) -> None:
     """Rank what could be measured next by how much it may improve a choice, for its cost.
@@ -143,7 +146,7 @@ def propose(tables: Any, row: dict[str, Any]) -> Any:
     seeds = _seeds(tables, row)
     reason = row["reason"]
     if row["source"] == "lineage":
-        return proposals.technique(arms, _settings(), name, seeds, row["delta"], reason)
+        return proposals.technique(arms, _accepts, name, seeds, row["delta"], reason)
     if row["source"] == "cycle":
         return _of_cycle(tables, row, name, arms, seeds)
     raw = _registered(tables, row["experiment"])
@@ -160,16 +163,17 @@ def propose(tables: Any, row: dict[str, Any]) -> Any:
     return proposals.again(raw, [] if row["action"] == "grow_bank" else arms, name, seeds, reason, fields)
 
 
-def _settings() -> list[str]:
-    """The settings of the built-in trainer; none where torch is missing."""
-    import importlib
-
-    for module in ("runners.gpt_config", "runners.gpt"):
-        try:
-            return list(importlib.import_module(module).GptConfig.__struct_fields__)
-        except (ImportError, AttributeError):
-            continue
-    return []
+def _accepts(settings: Mapping[str, Any]) -> bool:
+    """Whether the built-in trainer has these settings; none where what it needs is not installed."""
+    try:
+        from runners.gpt import GptConfig
+    except ImportError:
+        return False
+    try:
+        GptConfig.from_dict(settings)
+    except ValueError:
+        return False
+    return True
 
 
 def _registered(tables: Any, experiment: str) -> dict[str, Any]:
@@ -177,7 +181,8 @@ def _registered(tables: Any, experiment: str) -> dict[str, Any]:
     from runners.proposals import raw_plan
 
     rows = tables.rows(
-        "SELECT plan, name FROM facts.experiment_registered WHERE experiment = $1 ORDER BY position DESC", (experiment,)
+        "SELECT plan, name FROM facts.experiment_registered WHERE experiment = $1 ORDER BY position DESC",
+        (experiment,),
     )
     if not rows:
         raise UsageError(f"experiment {experiment} is not registered in this ledger")

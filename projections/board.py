@@ -180,7 +180,7 @@ def _cycles(query: Query) -> list[Row]:
     """The newest plan of every series of cycles, its candidates in their order."""
     return query(
         """SELECT
-            position, cycle, name, base, metric, direction, delta, adopt, seeds, batch, control, candidates, noise_class,
+            position, cycle, name, base, metric, direction, delta, adopt, seeds, batch, control, candidates,
             concat_ws(', ', noise_class.platform, noise_class.scale, noise_class.metric, noise_class.stage) AS target,
             md5(to_json({'env': control.env, 'args': control.args, 'config': control.config})::VARCHAR)
                 AS control_condition,
@@ -292,7 +292,7 @@ def _candidates(cycle: Row, have: Known, query: Query) -> list[Option]:
             (cycle["cycle"], cycle["base"]),
         )
     }
-    lineage = _lineage_priors(query)
+    lineage = _lineage_priors(query) if any(one["technique"] for one in cycle["candidates"]) else {}
     sign, seeds = _sign(cycle["direction"]), cycle["seeds"]
     better = {
         one["excludes"]: one["name"]
@@ -325,8 +325,8 @@ def _candidates(cycle: Row, have: Known, query: Query) -> list[Option]:
         options.append(
             Option(
                 "cycle", cycle["name"], "add_seeds" if found.n_t else "ablate", one["name"],
-                (value.Part(found.mean, found.variance, (u,)),), (seeds * (found.cost + 1.0 / cycle["batch"]),), seeds,
-                value.feasible(one["feasible"], found.ok, found.attempts), blocked, not decided, told,
+                (value.Part(found.mean, found.variance, (u,)),), (seeds * (found.cost + 1.0 / cycle["batch"]),),
+                seeds, value.feasible(one["feasible"], found.ok, found.attempts), blocked, not decided, told,
                 cycle["adopt"], cycle["delta"], sign, cycle["metric"], cycle["target"], cycle["base"], "",
                 (one["name"],),
             )
@@ -339,7 +339,7 @@ def _lineage_priors(query: Query) -> dict[str, tuple[float, float]]:
     rows = query(
         """SELECT effect.technique, effect.mean, effect.sd
         FROM lineage_effects AS effect
-        WHERE effect.latest AND effect.noise_class IN (SELECT track FROM records)
+        WHERE effect.latest AND effect.noise_class IN (SELECT track FROM facts.record_extracted)
             AND effect.target IN (SELECT id FROM dag_nodes WHERE kind = 'outcome' AND revision = effect.revision)
         ORDER BY effect.technique, effect.sd, effect.noise_class""",
         (),
@@ -374,8 +374,8 @@ def _screened(query: Query) -> list[Option]:
         noise = row["sd"] ** 2
         news = tuple(2.0 * noise / k for k in range(1, value.STEPS + 1))
         told = (
-            f"{row['factor']} changes {row['outcome']} by {row['effect']:+.2g} ± {figure(row['se'])} on the average of "
-            f"{row['runs']} stacks, which is not its effect on the base"
+            f"{row['factor']} changes {row['outcome']} by {row['effect']:+.2g} ± {figure(row['se'])} on the average "
+            f"of {row['runs']} stacks, which is not its effect on the base"
         )
         found.append(
             Option(
@@ -433,7 +433,7 @@ def _screens(options: Sequence[Option], have: Known) -> list[Option]:
     found = []
     for (source, where), rows in sorted(groups.items()):
         open_ = [row for row in rows if not row.blocked_by and row.feasible > 0.5]
-        if not FEWEST_FACTORS <= len(open_):
+        if not len(open_) >= FEWEST_FACTORS:
             continue
         open_ = sorted(open_, key=lambda row: (-row.parts[0].variance, row.id))[:MOST_FACTORS]
         first, runs = open_[0], runs_of(len(open_))
@@ -474,9 +474,14 @@ def _checks(arms: Sequence[Row], transfers: Sequence[Row], predictions: Sequence
         noise = slope["noise"] if slope["noise"] is not None else delta * delta
         news = tuple(2.0 * noise / k for k in range(1, value.STEPS + 1))
         part = value.Part(sign * row["pred"], row["sd"] ** 2, news)
+        slope_told = (
+            "no slope is known yet"
+            if slope["b"] is None
+            else f"slope {slope['b']:.2g} from {slope['k']} shared changes"
+        )
         told = (
             f"{row['intervention']} has {row['x']:+.2g} on {row['proxy']}, which foresees {row['pred']:+.2g} ± "
-            f"{figure(row['sd'])} on {row['target']} (slope {slope['b']:.2g} from {slope['k']} shared changes)"
+            f"{figure(row['sd'])} on {row['target']} ({slope_told})"
         )
         found.append(
             Option(

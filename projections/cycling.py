@@ -1,7 +1,7 @@
 """A series of cycles as the log shows it: where it stands, the next ranking as a judgement, and its replay.
 
-Everything is derived from events, so a process that was killed at any moment leaves a log from which the next one sees
-what is to be done: run the plan of the last ranking, decide it, or rank anew. A ranking is a pure function of the
+Everything is derived from events, so a process that was killed at any moment leaves a log from which the next one
+sees what is to be done: run the plan of the last ranking, decide it, or rank anew. A ranking is a pure function of the
 tables at its head and of the cycle plan; whether the series ends is part of it.
 """
 
@@ -118,7 +118,9 @@ def replay(tables: Tables, recorded: CycleRanked) -> list[Difference]:
     rows = tables.rows("SELECT body FROM events WHERE id = $1", (recorded.plan,))
     if not rows:
         raise UsageError(f"its cycle plan {recorded.plan} is not in the log")
-    planned = msgspec.json.decode(msgspec.json.encode(msgspec.json.decode(rows[0]["body"])["data"]), type=CyclePlanned)
+    planned = msgspec.json.decode(
+        msgspec.json.encode(msgspec.json.decode(rows[0]["body"])["data"]), type=CyclePlanned
+    )
     now = rank(tables, planned, recorded.plan)
     before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
     found += [
@@ -143,9 +145,7 @@ def _rankings(tables: Tables, cycle: str) -> list[tuple[CycleRanked, int]]:
         WHERE ranked.cycle = $1 ORDER BY events.position""",
         (cycle,),
     )
-    return [
-        (msgspec.convert(msgspec.json.decode(row["body"])["data"], CycleRanked), row["position"]) for row in rows
-    ]
+    return [(msgspec.convert(msgspec.json.decode(row["body"])["data"], CycleRanked), row["position"]) for row in rows]
 
 
 def _state(

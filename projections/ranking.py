@@ -123,7 +123,9 @@ def _reason(option: Option, worth: value.Worth, best: value.Part) -> str:
         case "transfer_check":
             tail = f"{seeds} there would tell it to ± {figure(after)}"
         case _:
-            tail = f"{seeds} more would tell it to ± {figure(after)}" if option.action == "add_seeds" else (
-                f"{seeds} with and without it would tell it to ± {figure(after)}"
+            tail = (
+                f"{seeds} more would tell it to ± {figure(after)}"
+                if option.action == "add_seeds"
+                else (f"{seeds} with and without it would tell it to ± {figure(after)}")
             )
     return f"{option.told}; {tail}, for an expected gain of {figure(worth.gain)} at a cost of {cost}."

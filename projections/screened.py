@@ -108,7 +108,11 @@ def _screen(plan: Row, seeds: set[int], values: Sequence[Row], elsewhere: Sequen
         return [row | {"defect": str(error)} for row in rows]
     for row, effect in zip(rows, found.effects, strict=True):
         row |= {name: digits(getattr(effect, name)) for name in _FIGURES}
-        row |= {"candidate": effect.q <= DISCOVERY and not found.missing, "sd": digits(found.sd), "noise": found.noise}
+        row |= {
+            "candidate": effect.q <= DISCOVERY and not found.missing,
+            "sd": digits(found.sd),
+            "noise": found.noise,
+        }
         if found.p_interactions is not None:
             row["p_interactions"] = digits(found.p_interactions)
     return rows

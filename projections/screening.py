@@ -79,7 +79,8 @@ def _sentence(row: Row, plan: Row) -> str:
         return f"{found}; nothing to follow up."
     lowers = row["effect"] < 0
     good = lowers == (plan["direction"] == "lower")
-    return f"{found}; {'worth confirming' if good else 'it seems to harm: worth leaving out'}, by itself, with fresh seeds."
+    worth = "worth confirming" if good else "it seems to harm: worth leaving out"
+    return f"{found}; {worth}, by itself, with fresh seeds."
 
 
 def _why(plan: Row, first: Row, effects: tuple[AverageEffect, ...]) -> str:

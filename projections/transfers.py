@@ -252,10 +252,9 @@ def _within(one: Class, found: list[Row]) -> None:
     metrics = {m for conditions in one.groups.values() for told in conditions.values() for m in told}
     for metric in sorted(metrics - {one.metric}):
         vx, vy, vxy = (
-            _covariance(one, *pair)
-            for pair in ((metric, metric), (one.metric, one.metric), (metric, one.metric))
+            _covariance(one, *pair) for pair in ((metric, metric), (one.metric, one.metric), (metric, one.metric))
         )
-        if not vx or not vy or vxy is None or vxy * vxy >= vx * vy:  # one is the other in another unit
+        if not vx or not vy or vxy is None or vxy * vxy >= (1 - 1e-6) * vx * vy:  # one is the other in another unit
             continue
         xs, ys, per, levels = [], [], [], []
         for (_, control), conditions in sorted(one.groups.items()):

@@ -13,7 +13,7 @@ the series is in it beforehand; nothing that happens later changes it.
     batch = 1                   # default; candidates that one cycle measures, beside one control
     adopt = 0.005               # default delta / 2: an effect larger than this would be adopted
     prior_sd = 0.01             # default delta: standard deviation of an effect before it was measured
-    records = "parameter-golf"  # a folder of records that each cycle reads first (relative to this file); default none
+    records = "parameter-golf"  # a folder of records that each cycle reads first, seen from this file; default none
 
     [trainer]                   # or [script], as in a plan
     steps = 150
@@ -37,7 +37,7 @@ the series is in it beforehand; nothing that happens later changes it.
     cycles = 4
     wall_clock = 172800         # seconds that the runs take
     runs = 60
-    price = 1e-5                # a score below it is not worth its cost; without it the series ends when all is decided
+    price = 1e-5                # a score below it is not worth its cost; without one it ends when all is decided
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ import msgspec
 
 from ledger.cycles import Candidate, StopRule
 from ledger.errors import UsageError
-from runners import plan_text
 from runners import plan as plans
+from runners import plan_text
 from runners.plan import Plan
 
 STOPS = ("confirmed", "nulls", "cycles", "wall_clock", "runs", "price")
@@ -98,11 +98,9 @@ class CyclePlan(msgspec.Struct, frozen=True, kw_only=True):
         for one in chosen:
             arms.append({key: by_name[one][key] for key in ("name", *_SETTINGS, "predict") if key in by_name[one]})
         told = {key: self.raw[key] for key in _PASSED if key in self.raw}
-        rest = {key: self.raw[key] for key in ("trainer", "script") if key in self.raw}
-        content = {
-            "name": name, "question": self.question or None, **told, "delta": self.delta, "alpha": alpha,
-            "seeds": list(seeds), **rest, "arm": arms,
-        }  # fmt: skip
+        rest: dict[str, Any] = {key: self.raw[key] for key in ("trainer", "script") if key in self.raw}
+        content: dict[str, Any] = {"name": name, "question": self.question or None, **told}
+        content |= {"delta": self.delta, "alpha": alpha, "seeds": list(seeds), **rest, "arm": arms}
         return plans.parse(plan_text.dumps(content), f"the plan of {name}")
 
 
@@ -150,9 +148,14 @@ def parse(text: str, where: str) -> CyclePlan:
     )
 
 
-def _plan(raw: Mapping[str, Any], control: Mapping[str, Any], rows: Sequence[dict[str, Any]], seeds: int, where: str) -> Plan:
+def _plan(
+    raw: Mapping[str, Any], control: Mapping[str, Any], rows: Sequence[dict[str, Any]], seeds: int, where: str
+) -> Plan:
     """The control and all candidates as one plan, with a plan's own checks."""
-    arms = [dict(control), *({key: row[key] for key in ("name", *_SETTINGS, "predict") if key in row} for row in rows)]
+    arms = [
+        dict(control),
+        *({key: row[key] for key in ("name", *_SETTINGS, "predict") if key in row} for row in rows),
+    ]
     content: dict[str, Any] = {key: raw[key] for key in _PASSED if key in raw}
     content |= {key: raw[key] for key in ("name", "question", "delta", "alpha", "trainer", "script") if key in raw}
     try:
@@ -221,9 +224,7 @@ def _table(raw: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     return table or {}
 
 
-def _number(
-    table: Mapping[str, Any], key: str, default: float, where: str, positive: bool = False
-) -> float:
+def _number(table: Mapping[str, Any], key: str, default: float, where: str, positive: bool = False) -> float:
     value = table.get(key, default)
     if type(value) not in (int, float) or not math.isfinite(value) or (positive and value <= 0):
         raise UsageError(f"{where}: {key} must be a number{' above 0' if positive else ''}, not {value!r}")

@@ -1,8 +1,8 @@
 """Put a cycle plan into the log before its first cycle.
 
 Plans of one name, base and metric are one series, as with experiments. Planned again, it may have more candidates and
-other stop rules: neither touches what earlier cycles found, because every cycle spends its own share of alpha on fresh
-seeds. What judges (delta, alpha, control, seeds) and what a candidate is stay.
+other stop rules: neither touches what earlier cycles found, because every cycle spends its own share of alpha on
+fresh seeds. What judges (delta, alpha, control, seeds) and what a candidate is stay.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _refuse_change(before: events.CyclePlanned, now: events.CyclePlanned) -> Non
             was, is_ = getattr(before, field), getattr(now, field)
             told = f"{was!r}, not {is_!r}" if isinstance(was, (str, int, float)) else "another one"
             raise UsageError(
-                f"cycle plan {now.name!r} is registered with {field} {told}; cycles may have been judged by it since, "
-                "so a changed plan needs a new name"
+                f"cycle plan {now.name!r} is registered with {field} {told}; cycles may have been judged by it "
+                "since, so a changed plan needs a new name"
             )
     arms = {arm.name: arm for arm in now.arms}
     said = {one.name: one for one in now.candidates}

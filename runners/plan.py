@@ -160,7 +160,9 @@ def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = Non
     """A plan from plain data, checked. Raises UsageError."""
     said: dict[str, Any] = dict(raw)
     if "candidate" in raw and "arm" not in raw:
-        raise UsageError(f"{where}: this is a cycle plan, with candidates in place of arms: `ledger cycle` carries it out")
+        raise UsageError(
+            f"{where}: this is a cycle plan, with candidates in place of arms: `ledger cycle` carries it out"
+        )
     _known("the plan", raw, [name for name in Plan.__struct_fields__ if name != "text"], where)
     if isinstance(said.get("script"), dict):
         _known("[script]", said["script"], Script.__struct_fields__, where)
@@ -221,7 +223,12 @@ def _screen(said: dict[str, Any], where: str) -> dict[str, Any]:
             raise UsageError(f"{where}: factor {one.name!r}: {_NAMES}")
     trainer = "trainer" in said
     screens.check(checked, where, trainer)
-    return {**said, "track": "explore", "factor": factors, "arm": [_texts(arm) for arm in screens.arms(checked, trainer)]}
+    return {
+        **said,
+        "track": "explore",
+        "factor": factors,
+        "arm": [_texts(arm) for arm in screens.arms(checked, trainer)],
+    }
 
 
 def _unbounded(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

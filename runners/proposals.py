@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ledger.errors import UsageError
@@ -75,13 +75,18 @@ class Proposal(NamedTuple):
 def raw_plan(text: str, where: str) -> dict[str, Any]:
     """A registered plan as plain data. Raises UsageError for what no program of ours wrote."""
     try:
-        return json.loads(text) if text.startswith("{") else tomllib.loads(text)  # type: ignore[no-any-return]
+        return json.loads(text) if text.startswith("{") else tomllib.loads(text)
     except ValueError:
         raise UsageError(f"{where}: its registered plan cannot be read") from None
 
 
 def again(
-    raw: Mapping[str, Any], arms: Sequence[str], name: str, seeds: Iterable[int], reason: str, fields: Mapping[str, Any]
+    raw: Mapping[str, Any],
+    arms: Sequence[str],
+    name: str,
+    seeds: Iterable[int],
+    reason: str,
+    fields: Mapping[str, Any],
 ) -> Proposal:
     """Some arms of a plan (none for its control alone) with fresh seeds. `fields` go over what the plan says."""
     rows = {row["name"]: row for row in raw["arm"]}
@@ -155,14 +160,15 @@ def screen(
 
 
 def technique(
-    names: Sequence[str], known: Iterable[str], name: str, seeds: Iterable[int], delta: float, reason: str
+    names: Sequence[str],
+    accepts: Callable[[Mapping[str, Any]], bool],
+    name: str,
+    seeds: Iterable[int],
+    delta: float,
+    reason: str,
 ) -> Proposal:
-    """With and without a technique of the records: of the built-in trainer where it has the settings.
-
-    `known` are the trainer's settings.
-    """
-    fields = {*known}
-    mapped = [one for one in names if one in TRAINER and all({*side} <= fields for side in TRAINER[one])]
+    """With and without a technique of the records: of the built-in trainer where it accepts the settings."""
+    mapped = [one for one in names if one in TRAINER and all(map(accepts, TRAINER[one]))]
     content: dict[str, Any] = {"name": name, "metric": "val_bpb", "seeds": list(seeds)}
     if len(mapped) == len(names):
         without: dict[str, Any] = {}
@@ -188,8 +194,8 @@ def technique(
     }
     lost = [one for one in names if one not in mapped]
     told = (
-        f"[script] command: your training program, which has to read {', '.join(variables.values())} (0 or 1) and SEED "
-        f"from its environment; the built-in trainer has no {', '.join(lost)}"
+        f"[script] command: your training program, which has to read {', '.join(variables.values())} (0 or 1) and "
+        f"SEED from its environment; the built-in trainer has no {', '.join(lost)}"
     )
     return _checked(content, [reason, f"FILL IN {told}."], told)
 

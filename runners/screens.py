@@ -112,8 +112,8 @@ def check(factors: Sequence[PlanFactor], where: str, trainer: bool) -> None:
         for key in {**factor.level(True), **factor.level(False)}:
             if other := owner.get(key):
                 raise UsageError(
-                    f"{where}: factors {other!r} and {factor.name!r} both set {key!r}: choices that exclude each other "
-                    "are levels of one factor, and a factor of a screen has two; keep one of them"
+                    f"{where}: factors {other!r} and {factor.name!r} both set {key!r}: choices that exclude each "
+                    "other are levels of one factor, and a factor of a screen has two; keep one of them"
                 )
         owner |= dict.fromkeys({**factor.level(True), **factor.level(False)}, factor.name)
 

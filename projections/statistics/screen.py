@@ -78,9 +78,7 @@ def analyse(
     cells = sorted(values)
     y = np.asarray(finite([values[cell] for cell in cells], "values of the screen"))
     seeds = sorted({seed for _, seed in cells})
-    rows = [
-        [*(float(seed == other) for other in seeds), *(x / 2 for x in levels[arm])] for arm, seed in cells
-    ]
+    rows = [[*(float(seed == other) for other in seeds), *(x / 2 for x in levels[arm])] for arm, seed in cells]
     if not rows:
         raise UsageError("no run of the screen has ended with a value yet")
     design = np.asarray(rows)
@@ -100,9 +98,7 @@ def analyse(
     if df < FEWEST_DF:
         (squares, df), noise = left, "all"
     if df <= 0 or squares <= 0:
-        raise UsageError(
-            "nothing tells the noise of the screen: its runs fit exactly; repeat them with another seed"
-        )
+        raise UsageError("nothing tells the noise of the screen: its runs fit exactly; repeat them with another seed")
     variance = squares / df
     p_interactions = None
     if noise == "pure" and reached[1] > 0:

@@ -88,7 +88,9 @@ def transfer(
     if any(s <= 0 for s in (*sx, *sy, *(s for _, s in new))):
         raise UsageError("a standard error is 0 or negative; expected errors above 0")
     shared = [0.0] * len(x) if sxy is None else finite(sxy, "covariances of the errors")
-    if len(shared) != len(x) or any(c * c > a * a * e * e for c, a, e in zip(shared, sx, sy, strict=True)):
+    if len(shared) != len(x) or any(
+        c * c > (1 - 1e-9) * a * a * e * e for c, a, e in zip(shared, sx, sy, strict=True)
+    ):
         raise UsageError("each covariance of two errors must lie within the product of their standard errors")
     b, tau, omega, weight = _grid(x, sx, y, sy, shared, delta)
     slopes, by_slope = b[:, 0, 0], np.add.accumulate(weight.reshape(len(b), -1), axis=1)[:, -1]
