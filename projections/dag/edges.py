@@ -103,12 +103,11 @@ def _found_too(discovery: Sequence[Discovery]) -> dict[tuple[str, str], tuple[st
     """(src, dst) -> the programs that found the two adjacent. Of a merged column each member counts."""
     found: dict[tuple[str, str], list[str]] = {}
     for one in discovery:
-        members = {
-            text.split(" = ")[0]: tuple(text.split(" = ")) for text in one.merged if not text.endswith("= const")
-        }
+        told = [text.split(" = ") for text in one.merged if not text.endswith(" = const")]
+        members = {names[0]: [name.removeprefix("not ") for name in names] for names in told}
         for edge in one.proposed:
-            for a in members.get(edge.src, (edge.src,)):
-                for b in members.get(edge.dst, (edge.dst,)):
+            for a in members.get(edge.src, [edge.src]):
+                for b in members.get(edge.dst, [edge.dst]):
                     for pair in ((a, b), (b, a)):
                         if one.algorithm not in found.setdefault(pair, []):
                             found[pair].append(one.algorithm)

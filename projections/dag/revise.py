@@ -194,7 +194,7 @@ def _lineage(fits: Sequence[Fit]) -> list[LineageEffect]:
 
 
 def _loops(fits: Sequence[Fit]) -> list[Loop]:
-    found = []
+    found: list[Loop] = []
     for fit in fits:
         for one in fit.loops:
             z = one.residual / one.sd
