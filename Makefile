@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flips
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.projections
+	$(BIN)/python -m benchmarks.extraction
 
 docs: $(STAMP)
 	$(BIN)/python -m commands.docs

@@ -56,7 +56,7 @@ def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: 
     if len(plan.arm) > 1:
         from commands.decide import decide
 
-        decisions, position = decide(log, done.experiment)
+        ((decisions, position),) = decide(log, done.experiment)
     from commands.checkpoint import sign_or_warn
     from commands.compact import compact_or_warn
 

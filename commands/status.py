@@ -26,7 +26,7 @@ def command(asked: Asked) -> None:
             SELECT
                 experiment,
                 string_agg(intervention || ' ' || replace(verdict, '_', ' '), ', ' ORDER BY intervention) AS verdicts
-            FROM decisions WHERE latest GROUP BY experiment
+            FROM decisions WHERE latest AND registered GROUP BY experiment
         )
         SELECT name, left(experiments.experiment, 8) AS id, coalesce(ok, 0) AS ok, coalesce(failed, 0) AS failed,
             coalesce(running, 0) AS running, arm_count * seed_count AS planned,

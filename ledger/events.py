@@ -12,7 +12,8 @@ every key in a body is ASCII and every body has one schema.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -263,50 +264,146 @@ class ArtifactStored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
-    """A judgement on one hypothesis, with every figure that its sentence uses."""
+    """A judgement on one hypothesis by one policy, with every figure that its sentence uses.
+
+    A figure is None where it does not exist for these runs or this policy, or is unbounded. Version 1 had the
+    founding rule alone; its upcaster leaves empty what that rule did not say.
+    """
 
     TYPE: ClassVar[str] = "decision.made"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     experiment: str
     intervention: str
-    policy: str
-    engine: str
+    policy: str  # name and version
+    policy_digest: str  # of all that the policy says; empty in version 1
+    engine: str  # name and version of the procedure
     code: str  # digest of the code that judged: other code may judge otherwise, and replay says so
     head: Head
+    track: Literal["confirm", "explore"]
+    mode: Literal["fixed", "looks", "anytime"]  # the test: one look, a planned look, or e-values
     alpha: float  # family-wise error rate of the plan
-    look: int  # 1, and one more for every time that seeds were added
+    cycle: int | None  # number of the plan among those that share alpha
+    look: (
+        int | None
+    )  # by the founding rule 1 and one more for every time seeds were added; None for a look not planned
     alpha_look: float  # what this look may spend of alpha
+    alpha_spent: float | None  # of one hypothesis' share, up to this planned look
+    information: float | None  # share of the final information at this planned look
     delta: float
     direction: Literal["lower", "higher"]
     family_size: int
-    used: tuple[str, ...]  # ids of the run.finished events behind the figures, in log order
+    used: tuple[str, ...]  # ids of the run.finished events behind the figures, in log order; at most MOST_USED
+    used_count: int  # how many there are
+    used_digest: str  # SHA-256 of all of them, a line each
+    # what there was
     n_t: int
     n_c: int
     n_pairs: int
+    n_bank: int  # of the control's runs those of other experiments on the same base
+    planned: int  # seeds of the treatment that were planned and have an outcome
+    lost: int  # of them those whose every try failed
     failed: int  # planned pairs that do not count
-    pending: int  # of them those that have not run yet
+    pending: int  # planned runs (by the founding rule: pairs) that have not run yet
     failures_t: int  # runs of the treatment that failed, retried ones included
     failures_c: int
-    variance: Literal["pooled", "own"] | None
+    attempts_t: int
+    attempts_c: int
+    early: int  # seeds of the treatment that ran before their plan
+    tuning: int  # seeds of the treatment that served to choose something
+    condition: Literal["complete", "reduced_power", "failed"]
+    # the estimate
+    variance: Literal["moderated", "pooled", "own"] | None
+    d0: float | None  # degrees of freedom of the noise class that each variance borrows
+    d0_fitted: float | None  # before the cap; None beside a d0: infinite, the arms' variances do not differ
+    s0: float | None  # standard deviation of one run as the noise class has it
+    prior_arms: int  # variances behind it
+    rho: float | None  # same-seed correlation that was used
+    rho_hat: float | None  # as estimated
+    b: Real | None  # weight of the controls that share seeds
+    sd_t: Real | None  # of one run
+    sd_c: Real | None
     effect: Real | None
-    sd: Real | None  # of one paired difference
+    sd: Real | None  # of the difference of two runs of one seed
     se: Real | None
     df: Real | None
-    t: Real | None
-    p: Real | None
-    p_adj: Real | None
     ci95_lo: Real | None
     ci95_hi: Real | None
     ci90_lo: Real | None
     ci90_hi: Real | None
+    boot_lo: Real | None  # bootstrap interval, where a policy asks for one
+    boot_hi: Real | None
+    # tests
+    t: Real | None
+    p: Real | None
+    p_adj: Real | None
+    p_bound: Real | None  # nominal p that this planned look has to undercut
     p_tost: Real | None
     p_beyond: Real | None  # one-sided, that the effect is larger than delta
+    e_value: Real | None
+    cs_lo: Real | None
+    cs_hi: Real | None
+    statistic: Real | None  # of a policy that compares one with a threshold
+    threshold: Real | None
+    reference: Real | None  # value, margin or gate that a policy compares with
+    p_crash: Real | None  # Fisher's exact test of the arms' crash rates
+    p_crash_mid: Real | None
+    drift_p_slope: Real | None  # of the controls over time
+    drift_p_blocks: Real | None
+    # planning and ranking
+    mde80: Real | None
+    k_more_seeds: int | None
+    post_mean: Real | None
+    post_sd: Real | None
+    lfsr: Real | None
+    p_negative: Real | None
+    p_in_rope: Real | None
+    # what is said
     verdict: Literal["better", "worse", "no_effect_that_matters", "undecided", "invalid"]
+    label: str  # the policy's own word; for the ledger's rule the seed plan's: confirmed, suggestive or null
+    candidate: bool  # the explore track suggests to confirm it with fresh seeds
     beyond_delta: bool
     small: bool
-    k_more_seeds: int | None
+    defect: str  # why these runs can carry no claim, empty when they can
     why: str
+
+
+MOST_USED = 500  # ids of evidence that stand in a judgement; the digest covers all
+
+
+# What version 1 did not have: nothing of it is compared when a judgement of version 1 is made again.
+_ADDED_EMPTY = (
+    "cycle alpha_spent information d0 d0_fitted s0 rho rho_hat b sd_t sd_c boot_lo boot_hi p_bound e_value cs_lo cs_hi "
+    "statistic threshold reference p_crash p_crash_mid drift_p_slope drift_p_blocks mde80 post_mean post_sd lfsr "
+    "p_negative p_in_rope"
+).split()
+_ADDED_ZERO = "n_bank planned lost attempts_t attempts_c early tuning prior_arms".split()
+ADDED_IN_2 = frozenset(
+    (*_ADDED_EMPTY, *_ADDED_ZERO, "policy_digest", "track", "mode", "used_count", "used_digest", "condition", "label")
+) | {"candidate", "defect"}
+
+
+def _decision_v1(data: dict[str, Any]) -> dict[str, Any]:
+    """A judgement of the founding rule, as version 2 has it: nothing is added that version 1 did not say."""
+    used = data["used"]
+    added: dict[str, Any] = {**dict.fromkeys(_ADDED_EMPTY), **dict.fromkeys(_ADDED_ZERO, 0)}
+    added |= {
+        "policy_digest": "",
+        "track": "confirm",
+        "mode": "fixed",
+        "used_count": len(used),
+        "used_digest": used_digest(used),
+        "condition": "complete",
+        "label": "",
+        "candidate": False,
+        "defect": "",
+    }
+    return {**data, **added}
+
+
+def used_digest(ids: Sequence[str]) -> str:
+    """Digest of the ids of evidence, a line each."""
+    return sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest()[:16]
 
 
 class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
@@ -451,7 +548,7 @@ TYPES: dict[str, type[EventData]] = {
 # (type, version) -> function from a body's data of that version to data of the next one. Pure, and
 # chained, so that an event of version 1 is read by the structs of today.
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
-UPCASTERS: dict[tuple[str, int], Upcaster] = {}
+UPCASTERS: dict[tuple[str, int], Upcaster] = {("decision.made", 1): _decision_v1}
 
 STREAM_PATTERN = re.compile(r"[a-z][a-z_]{0,31}/[A-Za-z0-9._:-]{1,128}")
 

@@ -1,7 +1,7 @@
 """The tables: one SQL file each, with its head comment as documentation, in an order that is derived.
 
 A head gives what the table is for, `kind` (table: built and kept; view: read through), `key` (columns
-that identify a row, and its total order) and, for a table, `scope`: the column (run, experiment or record)
+that identify a row, and its total order) and, for a table, `scope`: the column (run, experiment, record or noise_class)
 such that a row depends only on source rows of the same scope. That is what makes incremental
 building right: when events touch some runs, only the rows of those runs are made again. Records are
 judged by what all of them show together, so an event of one of them touches all.
@@ -23,10 +23,10 @@ from typing import Any, Literal, NamedTuple
 
 import duckdb
 
-ESTIMATES = "estimates"  # the relation that estimates.py makes for effects.sql
+ESTIMATES = "estimates"  # the relation that judged.py makes for effects.sql
 AUDITED = "audited"  # the relation that claims.py makes for claim_audit.sql
 MADE_FROM = {  # what the relations that Python makes are made from, each sorted by its key
-    ESTIMATES: ("experiments", "paired_differences"),
+    ESTIMATES: ("experiments", "runs", "paired_differences", "evidence", "noise_arms"),
     AUDITED: (
         "records", "record_seeds", "seed_sources", "lineage", "leaderboard", "record_tests", "record_selections",
     ),

@@ -1,48 +1,28 @@
-"""From an estimate to a verdict, and back: the first decision rule, and its replay.
+"""Decisions: what a policy says of an experiment's hypotheses at a head, as events; and their replay.
 
-The rule, in order: `invalid` when the runs cannot carry an estimate, or when more of the planned
-pairs failed than survived (who survives may depend on the arm); `undecided` while planned pairs have
-not run; `better` or `worse` when Holm's p is below what this look may spend of alpha;
-`no_effect_that_matters` when the 90 % interval lies within +-delta (two one-sided tests at 5 %); else
-`undecided`, with the number of seeds still needed. The size of the observed effect is never a gate:
-at a true effect of delta that would be a coin toss.
-
-`decide` is a pure function of tables, so `replay` can build the tables as of the head that a
-judgement read, decide again, and compare every figure.
+A decision is the judged row of a hypothesis (judged.py) with the head that it read and the events that it rests on.
+`decide` is a pure function of tables, so `replay` can build the tables as of the head that a judgement read, decide
+again, and compare every figure; `against` decides again on today's tables and names the events that made the
+difference.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ledger import canonical
 from ledger.errors import UsageError
-from ledger.events import DecisionMade
+from ledger.events import ADDED_IN_2, MOST_USED, DecisionMade, used_digest
 from projections.catalog import code_digest
 from projections.engine import Tables
-from projections.estimates import ENGINE, look_alpha
+from projections.evidence import Evidence, gather
+from projections.judged import judged, refuse
+from projections.statistics.policies import FOUNDING, Policy, find
 
-POLICY = "paired-pooled/1"
-_FIGURES = (
-    "effect",
-    "sd",
-    "se",
-    "df",
-    "t",
-    "p",
-    "p_adj",
-    "ci95_lo",
-    "ci95_hi",
-    "ci90_lo",
-    "ci90_hi",
-    "p_tost",
-    "p_beyond",
-)
-_COUNTS = ("n_t", "n_c", "n_pairs", "failed", "pending", "failures_t", "failures_c")
 Row = dict[str, Any]
-Verdict = Literal["better", "worse", "no_effect_that_matters", "undecided", "invalid"]
 
 
 class Difference(NamedTuple):
@@ -53,142 +33,113 @@ class Difference(NamedTuple):
     now: Any
 
 
-def decide(tables: Tables, experiment: str) -> list[DecisionMade]:
-    """A decision for every hypothesis of an experiment, in the plan's order of names.
+def decide(tables: Tables, experiment: str, policy: Policy | None = None) -> list[DecisionMade]:
+    """A decision for every hypothesis of an experiment, in the order of their names, by `policy` or by the one that
+    its plan registered.
 
-    Raises UsageError when there is no such experiment, or it has no hypothesis to decide.
+    Raises UsageError when there is no such experiment, it has no hypothesis, no pair of runs has ended, or the policy
+    needs what the runs lack.
     """
-    plans = tables.rows("SELECT * FROM experiments WHERE experiment = $1", (experiment,))
-    if not plans:
-        raise UsageError(f"no experiment {experiment} in this ledger")
-    effects = tables.rows("SELECT * FROM effects WHERE experiment = $1 ORDER BY intervention", (experiment,))
-    if not effects:
-        raise UsageError(f"experiment {plans[0]['name']} has one arm only: there is nothing to decide")
-    used = _evidence(tables, experiment)
-    return [_decision(tables, plans[0], row, used) for row in effects]
+    return decide_all(tables, [experiment], policy)[0]
 
 
-def _evidence(tables: Tables, experiment: str) -> dict[str, list[str]]:
-    """Ids of the outcomes behind the pairs of each intervention, treatment and control, in log order."""
+def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None = None) -> list[list[DecisionMade]]:
+    """The same for several experiments, each as if alone. Raises UsageError for the first that cannot be decided."""
+    found = {each.plan["experiment"]: each for each in gather(tables.rows, experiments)}
+    for experiment in experiments:
+        if experiment not in found:
+            plans = tables.rows("SELECT name FROM experiments WHERE experiment = $1", (experiment,))
+            if not plans:
+                raise UsageError(f"no experiment {experiment} in this ledger")
+            raise UsageError(f"experiment {plans[0]['name']} has one arm only: there is nothing to decide")
+    many = [found[experiment] for experiment in experiments]
+    for each in many:
+        _refuse(each, policy)
+    code = code_digest()
+    return [
+        [_decision(tables, each, row, code) for row in rows]
+        for each, rows in zip(many, judged(tables.rows, many, policy), strict=True)
+    ]
+
+
+def _refuse(each: Evidence, policy: Policy | None) -> None:
+    """Raises UsageError where there is nothing to say, or not by this policy."""
+    ok: dict[str, int] = {}
+    for run in each.inputs.runs:
+        ok[run.arm] = ok.get(run.arm, 0) + (run.status == "ok")
+    control = each.inputs.control
+    ended = {run.arm for run in each.inputs.runs if not run.bank}
+    waiting = control not in ended or any(arm not in ended for arm in each.inputs.arms)
+    if waiting and not (ok.get(control) and any(ok.get(arm) for arm in each.inputs.arms)):
+        raise UsageError(
+            f"experiment {each.plan['name']} has no finished pair yet: expected a run of {control} and one of another "
+            "arm that ended; `ledger run` runs what is missing"
+        )
+    if policy is not None:
+        refuse(policy, each)
+
+
+def _decision(tables: Tables, each: Evidence, row: Row, code: str) -> DecisionMade:
+    arm = row["intervention"]
+    used = _pairs(tables, each.plan["experiment"], arm) if row["policy"] == FOUNDING.id else each.used(arm)
+    return DecisionMade(
+        **{name: canonical.tag(value) if type(value) is float else value for name, value in row.items()},
+        code=code,
+        head=tables.head,
+        used=tuple(used[:MOST_USED]),
+        used_count=len(used),
+        used_digest=used_digest(used),
+    )
+
+
+def _pairs(tables: Tables, experiment: str, intervention: str) -> list[str]:
+    """Ids of the outcomes behind the pairs of an intervention, treatment and control, in log order: what the
+    founding rule rests on."""
     rows = tables.rows(
-        """SELECT pairs.intervention, runs.finished_position, runs.finished_id
+        """SELECT runs.finished_id
         FROM paired_differences AS pairs
         INNER JOIN runs ON runs.run = pairs.run_t OR runs.run = pairs.run_c
-        WHERE pairs.experiment = $1 AND pairs.both_ok AND runs.finished_position IS NOT NULL
-        ORDER BY pairs.intervention, runs.finished_position""",
-        (experiment,),
+        WHERE pairs.experiment = $1 AND pairs.intervention = $2
+            AND pairs.both_ok AND runs.finished_position IS NOT NULL
+        ORDER BY runs.finished_position""",
+        (experiment, intervention),
     )
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        found.setdefault(row["intervention"], []).append(row["finished_id"])
-    return found
+    return [row["finished_id"] for row in rows]
 
 
-def _decision(tables: Tables, plan: Row, row: Row, used: dict[str, list[str]]) -> DecisionMade:
-    delta, family = plan["delta"], plan["hypothesis_count"]
-    spend = look_alpha(plan["alpha"], plan["look"])
-    verdict = _verdict(plan, row, spend)
-    real = verdict in ("better", "worse")
-    beyond = real and row["p_beyond"] * family < spend / 2
-    small = real and max(abs(row["ci95_lo"]), abs(row["ci95_hi"])) < delta
-    figures: Row = {name: None if row[name] is None else canonical.tag(row[name]) for name in _FIGURES}
-    counts: Row = {name: row[name] for name in _COUNTS}
-    return DecisionMade(
-        experiment=plan["experiment"],
-        intervention=row["intervention"],
-        policy=POLICY,
-        engine=ENGINE,
-        code=code_digest(),
-        head=tables.head,
-        alpha=plan["alpha"],
-        look=plan["look"],
-        alpha_look=spend,
-        delta=delta,
-        direction=plan["direction"],
-        family_size=family,
-        used=tuple(used.get(row["intervention"], [])),
-        variance=row["variance"],
-        **counts,
-        **figures,
-        verdict=verdict,
-        beyond_delta=beyond,
-        small=small,
-        k_more_seeds=row["k_more_seeds"] if verdict == "undecided" and not row["pending"] else None,
-        why=_why(verdict, plan, row, beyond, small),
-    )
+def again(tables: Tables, recorded: DecisionMade) -> DecisionMade | None:
+    """The same judgement on other tables: same hypothesis, same policy. None when the hypothesis is not there.
 
-
-def _verdict(plan: Row, row: Row, spend: float) -> Verdict:
-    lost = row["failed"] - row["pending"]  # planned pairs that ran and do not count
-    if row["defect"] or lost > row["n_pairs"]:
-        return "invalid"
-    if row["pending"] or row["p_adj"] is None:
-        return "undecided"
-    if row["p_adj"] < spend:
-        return "better" if (row["effect"] < 0) == (plan["direction"] == "lower") else "worse"
-    if row["p_tost"] < 0.05:
-        return "no_effect_that_matters"
-    return "undecided"
-
-
-def _why(verdict: Verdict, plan: Row, row: Row, beyond: bool, small: bool) -> str:
-    """One sentence. Its numbers are those of the row."""
-    name, metric = row["intervention"], plan["metric"]
-    planned = row["n_pairs"] + row["failed"]
-    if row["defect"]:
-        return f"{name}: {row['defect']}."
-    if verdict == "invalid":
-        lost = row["failed"] - row["pending"]
-        return f"{name}: {lost} of {planned} planned pairs failed{_failures(row)}; what survived is a selection."
-    if row["pending"]:
-        return f"{name} is undecided: {row['pending']} of {planned} planned pairs have not run yet."
-    if row["p_adj"] is None:
-        have = f"{row['n_pairs']} finished pair{'' if row['n_pairs'] == 1 else 's'}"
-        return f"{name} is undecided: {have}{_failures(row)}; at least 2 are needed to tell an effect from noise."
-    found = (
-        f"{metric} changes by {row['effect']:+.4g} (95 % interval {row['ci95_lo']:+.4g} to {row['ci95_hi']:+.4g}, "
-        f"{row['n_pairs']} pairs, Holm p {row['p_adj']:.2g})"
-    )
-    if row["variance"] == "own":
-        found += "; its pairs vary more than the other arms', so only their own spread counts"
-    found += _failures(row)
-    if verdict in ("better", "worse"):
-        size = f", by more than {plan['delta']:g}" if beyond else f", by less than {plan['delta']:g}" if small else ""
-        return f"{name} is {verdict}{size}: {found}."
-    if verdict == "no_effect_that_matters":
-        return (
-            f"{name} has no effect that matters: {found}; the 90 % interval {row['ci90_lo']:+.4g} to "
-            f"{row['ci90_hi']:+.4g} lies within +-{plan['delta']:g}."
-        )
-    more = row["k_more_seeds"]
-    need = f"about {more} more seed{'' if more == 1 else 's'}" if more else "more than 10,000 more seeds"
-    return f"{name} is undecided: {found}; {need} would show an effect of {plan['delta']:g} with 80 % power."
-
-
-def _failures(row: Row) -> str:
-    """Failures are part of the finding, also where a later try succeeded."""
-    if not row["failures_t"] and not row["failures_c"]:
-        return ""
-    return f"; {row['failures_t']} of its runs and {row['failures_c']} of the control's failed"
+    Raises UsageError as `decide`, and for a policy that this program does not have.
+    """
+    made = decide(tables, recorded.experiment, find(recorded.policy))
+    return {one.intervention: one for one in made}.get(recorded.intervention)
 
 
 def replay(tables: Tables, recorded: DecisionMade) -> list[Difference]:
     """Decide again on `tables` (as of the judgement's head) and list every figure that differs.
 
-    Empty when the judgement comes out exactly. A changed engine is a difference of `engine`.
+    Empty when the judgement comes out exactly. A changed engine or policy is a difference of `engine` or
+    `policy_digest`. Of a judgement of version 1 what it has said is compared.
     """
     differences: list[Difference] = []
     if tables.head != recorded.head:
         differences.append(Difference("head.root", recorded.head.root, tables.head.root))
-    now = {made.intervention: made for made in decide(tables, recorded.experiment)}.get(recorded.intervention)
+    now = again(tables, recorded)
     if now is None:
         return [*differences, Difference("intervention", recorded.intervention, None)]
-    before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
-    differences += [
-        Difference(name, before[name], after[name])
-        for name in before
-        if name not in ("head", "code") and before[name] != after[name]
-    ]
+    differences += compared(recorded, now)
     if differences and recorded.code != now.code:  # other code that finds the same is no difference
         differences.insert(0, Difference("code", recorded.code, now.code))
     return differences
+
+
+def compared(recorded: DecisionMade, now: DecisionMade) -> list[Difference]:
+    """The fields in which two judgements of one hypothesis differ, what they read and by which code left out."""
+    skip = {"head", "code"} | (ADDED_IN_2 if not recorded.policy_digest else set())
+    before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
+    return [
+        Difference(name, before[name], after[name])
+        for name in before
+        if name not in skip and before[name] != after[name]
+    ]

@@ -28,15 +28,14 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
-from projections import catalog, claims, staging
+from projections import catalog, claims, judged, staging
 from projections.digest import parts_digest
-from projections.estimates import SCHEMA as ESTIMATES_SCHEMA
-from projections.estimates import estimate
+from projections.evidence import gather
 
 KEEP = 8  # caches of other heads that are kept
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record")
-_MADE = {catalog.ESTIMATES: ESTIMATES_SCHEMA, catalog.AUDITED: claims.SCHEMA}  # the relations that Python makes
+_SCOPES = ("run", "experiment", "record", "noise_class")
+_MADE = {catalog.ESTIMATES: judged.SCHEMA, catalog.AUDITED: claims.SCHEMA}  # the relations that Python makes
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -241,10 +240,11 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         (SELECT target FROM staged.event_retracted WHERE position >= {first}))"""
     for name in ("run_started", "run_finished"):
         connection.execute(f"INSERT INTO dirty_run SELECT DISTINCT run FROM staged.{name} WHERE {touched}")
-    for name in ("experiment_registered",):
-        connection.execute(
-            f"INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.{name} WHERE {touched}"
-        )
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE dirty_plan AS
+        SELECT DISTINCT experiment FROM staged.experiment_registered WHERE {touched}"""
+    )
+    connection.execute("INSERT INTO dirty_experiment SELECT experiment FROM dirty_plan")
     # A registration changes what its runs are; a run changes what its experiment shows.
     connection.execute(
         """INSERT INTO dirty_run SELECT DISTINCT run FROM staged.run_started
@@ -254,6 +254,14 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         """INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.run_started
         WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
     )
+    # What runs and controls were shared with, before the tables change and (in _reach) after.
+    connection.execute("CREATE OR REPLACE TEMP TABLE arms_before AS SELECT * FROM main.noise_arms LIMIT 0")
+    connection.execute(
+        """CREATE OR REPLACE TEMP TABLE dirty_bank AS
+        SELECT base, control_key, metric, noise_class FROM main.experiments LIMIT 0"""
+    )
+    _mark_classes(connection)
+    _mark_banks(connection)
     # Records share their noise and their pull requests: a reading of one changes what the others show.
     for name in ("record_extracted", "leaderboard_extracted"):
         if connection.execute(f"SELECT 1 FROM staged.{name} WHERE {touched} LIMIT 1").fetchall():
@@ -264,8 +272,57 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
             break
 
 
+def _mark_classes(connection: duckdb.DuckDBPyConnection) -> None:
+    """Noise classes that the runs in question are in."""
+    connection.execute(
+        """INSERT INTO dirty_noise_class
+        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)"""
+    )
+
+
+def _mark_banks(connection: duckdb.DuckDBPyConnection) -> None:
+    """Controls that experiments share, of those experiments whose plan or control runs are in question."""
+    connection.execute(
+        """INSERT INTO dirty_bank
+        SELECT DISTINCT base, control_key, metric, noise_class
+        FROM main.experiments AS plan
+        WHERE experiment IN (SELECT experiment FROM dirty_experiment) AND (
+            experiment IN (SELECT experiment FROM dirty_plan)
+            OR experiment IN (
+                SELECT started.experiment FROM staged.run_started AS started
+                WHERE started.run IN (SELECT run FROM dirty_run) AND started.arm = plan.control
+            )
+        )"""
+    )
+
+
+def _reach(connection: duckdb.DuckDBPyConnection) -> None:
+    """Further experiments whose judgement the events change: of a noise class that knows another noise than before,
+    and of a base whose controls changed."""
+    _mark_banks(connection)
+    connection.execute(
+        """INSERT INTO dirty_experiment
+        SELECT experiment FROM main.experiments
+        WHERE (base, control_key, metric, noise_class) IN (FROM dirty_bank)
+            OR noise_class IN (
+                SELECT noise_class FROM (
+                    (FROM arms_before EXCEPT FROM main.noise_arms)
+                    UNION ALL
+                    (SELECT * FROM main.noise_arms WHERE noise_class IN (FROM dirty_noise_class)
+                    EXCEPT FROM arms_before)
+                )
+            )"""
+    )
+
+
 def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
     made = table.reads & _MADE.keys()
+    if table.name == "noise_arms" and not all_rows:
+        _mark_classes(connection)
+        connection.execute(
+            """INSERT INTO arms_before SELECT * FROM main.noise_arms
+            WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"""
+        )
     if catalog.ESTIMATES in made:
         _estimate(connection, all_rows)
     if catalog.AUDITED in made:
@@ -282,13 +339,16 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
 
 
 def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
-    """Run the estimator on the experiments in question and offer its rows as the relation `estimates`."""
-    where = "" if all_rows else "WHERE experiment IN (SELECT experiment FROM dirty_experiment)"
-    plans = connection.sql(f"SELECT * FROM main.experiments {where} ORDER BY experiment").to_arrow_table()
-    pairs = connection.sql(
-        f"SELECT * FROM main.paired_differences {where} ORDER BY experiment, intervention, seed"
-    ).to_arrow_table()
-    connection.register(catalog.ESTIMATES, estimate(plans.to_pylist(), pairs.to_pylist()))
+    """Judge the experiments in question and offer the rows as the relation `estimates`."""
+
+    def query(sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        return list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
+
+    wanted: list[str] | None = None
+    if not all_rows:
+        _reach(connection)
+        wanted = [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL")]
+    connection.register(catalog.ESTIMATES, judged.table(judged.judged(query, gather(query, wanted))))
 
 
 def _audit(connection: duckdb.DuckDBPyConnection) -> None:

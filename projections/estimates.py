@@ -1,4 +1,4 @@
-"""The effect of each intervention in a plan, from its paired differences.
+"""The founding rule `paired-pooled/1`: the effect of each intervention in a plan, from its paired differences.
 
 Model of one plan: y[arm, seed] = mu[arm] + b[seed] + e, with e independent of one variance sigma^2.
 The effect of an arm is the mean of its paired differences d = y[arm, s] - y[control, s]; the
@@ -18,8 +18,17 @@ the first, .2 alpha / (k (k + 1)) at the k-th addition, which sums to alpha for 
 
 Every sum is math.fsum or runs in a fixed order, and derived figures are rounded to 12 significant
 digits, so that a rebuilt table is the same on every machine. Source of the tests: Student 1908;
-Schuirmann 1987 (two one-sided tests); Holm 1979. Other engines (moderated variance, control banks)
-take the place of `estimate_plan`: same inputs, same columns.
+Schuirmann 1987 (two one-sided tests); Holm 1979.
+
+The rule, in order: `invalid` when the runs cannot carry an estimate, or when more of the planned
+pairs failed than survived (who survives may depend on the arm); `undecided` while planned pairs have
+not run; `better` or `worse` when Holm's p is below what this look may spend of alpha;
+`no_effect_that_matters` when the 90 % interval lies within +-delta; else `undecided`, with the number of
+seeds still needed. The size of the observed effect is never a gate: at a true effect of delta that
+would be a coin toss.
+
+This is the founding rule. Plans that were registered with it are judged by it for ever; it is never
+changed, because its decisions must come out the same. New plans have another (statistics/own_rule.py).
 """
 
 from __future__ import annotations
@@ -29,65 +38,24 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
-
 from projections import stats
 
 ENGINE = "paired-pooled/1"
 NOISIER = 0.2  # level of the F test that keeps a noisy arm from borrowing the others' variance
 HUGE = 1e100  # squares of more than this overflow, and no metric of training is so large
 
-SCHEMA = pa.schema(
-    [
-        ("experiment", pa.string()),
-        ("intervention", pa.string()),
-        ("engine", pa.string()),
-        ("n_t", pa.int64()),
-        ("n_c", pa.int64()),
-        ("n_pairs", pa.int64()),
-        ("failed", pa.int64()),
-        ("pending", pa.int64()),
-        ("failures_t", pa.int64()),
-        ("failures_c", pa.int64()),
-        ("variance", pa.string()),
-        ("effect", pa.float64()),
-        ("sd", pa.float64()),
-        ("se", pa.float64()),
-        ("df", pa.float64()),
-        ("t", pa.float64()),
-        ("p", pa.float64()),
-        ("p_adj", pa.float64()),
-        ("ci95_lo", pa.float64()),
-        ("ci95_hi", pa.float64()),
-        ("ci90_lo", pa.float64()),
-        ("ci90_hi", pa.float64()),
-        ("p_tost", pa.float64()),
-        ("p_beyond", pa.float64()),
-        ("mde80", pa.float64()),
-        ("k_more_seeds", pa.int64()),
-        ("defect", pa.string()),
-    ]
-)
+COLUMNS = (
+    "experiment", "intervention", "engine", "n_t", "n_c", "n_pairs", "failed", "pending", "failures_t", "failures_c",
+    "variance", "effect", "sd", "se", "df", "t", "p", "p_adj", "ci95_lo", "ci95_hi", "ci90_lo", "ci90_hi", "p_tost",
+    "p_beyond", "mde80", "k_more_seeds", "defect",
+)  # fmt: skip
 
 Row = dict[str, Any]
 Cells = Mapping[tuple[str, int], float]  # (arm, seed) -> value; the control's arm is ""
 
 
-def estimate(plans: Sequence[Row], pairs: Sequence[Row]) -> pa.Table:
-    """Rows of SCHEMA for every plan (rows of `experiments`), from rows of `paired_differences`.
-
-    `pairs` must be sorted by experiment, intervention and seed.
-    """
-    by_plan = {name: list(rows) for name, rows in groupby(pairs, key=lambda row: row["experiment"])}
-    found: list[Row] = []
-    for plan in plans:
-        if rows := by_plan.get(plan["experiment"]):
-            found += estimate_plan(plan, rows)
-    return pa.Table.from_pylist(found, schema=SCHEMA)
-
-
 def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
-    """One row of SCHEMA for each intervention of one plan."""
+    """One row of COLUMNS for each intervention of one plan."""
     control = {row["seed"]: row["y_c"] for row in pairs if row["y_c"] is not None}
     arms = {name: list(rows) for name, rows in groupby(pairs, key=lambda row: row["intervention"])}
     cells = {("", seed): y for seed, y in control.items()}
@@ -101,7 +69,7 @@ def estimate_plan(plan: Row, pairs: Sequence[Row]) -> list[Row]:
     for name, rows in arms.items():
         differences = [row["d"] for row in rows if row["both_ok"]]
         n = len(differences)
-        row: Row = dict.fromkeys(SCHEMA.names)
+        row: Row = dict.fromkeys(COLUMNS)
         row |= {
             "experiment": plan["experiment"],
             "intervention": name,
@@ -269,3 +237,75 @@ def _solve(matrix: list[list[float]]) -> tuple[list[float], int]:
             known = math.fsum(matrix[row][k] * solution[k] for k in range(row + 1, n))
             solution[row] = (matrix[row][-1] - known) / matrix[row][row]
     return solution, n - len(free)
+
+
+# ── from an estimate to a verdict ──
+
+
+def conclude(plan: Row, row: Row) -> Row:
+    """What is said of one row of COLUMNS: verdict, its flags, the seeds still needed, and the sentence."""
+    verdict = _verdict(plan, row, look_alpha(plan["alpha"], plan["look"]))
+    real = verdict in ("better", "worse")
+    beyond = real and row["p_beyond"] * plan["hypothesis_count"] < look_alpha(plan["alpha"], plan["look"]) / 2
+    small = real and max(abs(row["ci95_lo"]), abs(row["ci95_hi"])) < plan["delta"]
+    return {
+        "verdict": verdict,
+        "beyond_delta": beyond,
+        "small": small,
+        "k_more_seeds": row["k_more_seeds"] if verdict == "undecided" and not row["pending"] else None,
+        "why": _why(verdict, plan, row, beyond, small),
+    }
+
+
+def _verdict(plan: Row, row: Row, spend: float) -> str:
+    lost = row["failed"] - row["pending"]  # planned pairs that ran and do not count
+    if row["defect"] or lost > row["n_pairs"]:
+        return "invalid"
+    if row["pending"] or row["p_adj"] is None:
+        return "undecided"
+    if row["p_adj"] < spend:
+        return "better" if (row["effect"] < 0) == (plan["direction"] == "lower") else "worse"
+    if row["p_tost"] < 0.05:
+        return "no_effect_that_matters"
+    return "undecided"
+
+
+def _why(verdict: str, plan: Row, row: Row, beyond: bool, small: bool) -> str:
+    """One sentence. Its numbers are those of the row."""
+    name, metric = row["intervention"], plan["metric"]
+    planned = row["n_pairs"] + row["failed"]
+    if row["defect"]:
+        return f"{name}: {row['defect']}."
+    if verdict == "invalid":
+        lost = row["failed"] - row["pending"]
+        return f"{name}: {lost} of {planned} planned pairs failed{_failures(row)}; what survived is a selection."
+    if row["pending"]:
+        return f"{name} is undecided: {row['pending']} of {planned} planned pairs have not run yet."
+    if row["p_adj"] is None:
+        have = f"{row['n_pairs']} finished pair{'' if row['n_pairs'] == 1 else 's'}"
+        return f"{name} is undecided: {have}{_failures(row)}; at least 2 are needed to tell an effect from noise."
+    found = (
+        f"{metric} changes by {row['effect']:+.4g} (95 % interval {row['ci95_lo']:+.4g} to {row['ci95_hi']:+.4g}, "
+        f"{row['n_pairs']} pairs, Holm p {row['p_adj']:.2g})"
+    )
+    if row["variance"] == "own":
+        found += "; its pairs vary more than the other arms', so only their own spread counts"
+    found += _failures(row)
+    if verdict in ("better", "worse"):
+        size = f", by more than {plan['delta']:g}" if beyond else f", by less than {plan['delta']:g}" if small else ""
+        return f"{name} is {verdict}{size}: {found}."
+    if verdict == "no_effect_that_matters":
+        return (
+            f"{name} has no effect that matters: {found}; the 90 % interval {row['ci90_lo']:+.4g} to "
+            f"{row['ci90_hi']:+.4g} lies within +-{plan['delta']:g}."
+        )
+    more = row["k_more_seeds"]
+    need = f"about {more} more seed{'' if more == 1 else 's'}" if more else "more than 10,000 more seeds"
+    return f"{name} is undecided: {found}; {need} would show an effect of {plan['delta']:g} with 80 % power."
+
+
+def _failures(row: Row) -> str:
+    """Failures are part of the finding, also where a later try succeeded."""
+    if not row["failures_t"] and not row["failures_c"]:
+        return ""
+    return f"; {row['failures_t']} of its runs and {row['failures_c']} of the control's failed"

@@ -9,7 +9,6 @@ of `sight`. It only tells: nothing here is recorded or decides.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from itertools import groupby
@@ -18,10 +17,9 @@ from typing import Literal, NamedTuple
 from ledger.errors import UsageError
 from ledger.events import NoiseClass
 from projections import stats
-from projections.decide import POLICY
 from projections.engine import Tables
 from projections.estimates import HUGE, look_alpha, more_seeds, residual
-from projections.statistics.policies import POLICIES
+from projections.statistics.policies import find
 
 
 class Noise(NamedTuple):
@@ -46,16 +44,10 @@ class Sight(NamedTuple):
 
 def policy_id(name: str, metric: str) -> str:
     """Name and version of a decision rule. Raises UsageError for one that is unknown or judges another metric."""
-    known = {POLICY: POLICY, POLICY.partition("/")[0]: POLICY}
-    for policy in POLICIES:  # in the order of their versions: without one the newest is meant
-        known |= {policy.id: policy.id, policy.name: policy.id}
-        if name in (policy.name, policy.id) and policy.metric not in (None, metric):
-            raise UsageError(f"policy {policy.id} judges {policy.metric}, and the plan's metric is {metric}")
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted({*known.values()}))}"
-        raise UsageError(f"no policy {name!r}; {hint}")
-    return known[name]
+    policy = find(name)
+    if policy.metric not in (None, metric):
+        raise UsageError(f"policy {policy.id} judges {policy.metric}, and the plan's metric is {metric}")
+    return policy.id
 
 
 def noise(tables: Tables, where: NoiseClass) -> Noise | None:

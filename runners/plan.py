@@ -18,7 +18,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     looks = [3, 5, 8]         # "looks": seeds per arm at each, the last being the end
     n_max = 12                # "anytime": seeds per arm at most
     tau = 0.01                # prior sd of effects for e-values; default delta
-    policy = "paired-pooled"  # decision rule; default: the ledger's
+    policy = "ledger"         # decision rule; default: the ledger's own
     pair_tier = "seed"        # default; what two runs of one seed share: fork, rerun, seed, none
     estimand = "fixed_step"   # default; or "wallclock", the effect on speed included
     platform = "8xH100"       # noise class: where (default: this machine's kind); scale and stage are further keys

@@ -21,7 +21,7 @@ from ledger.writer import Draft, Expect
 from runners.cells import Runner, Surroundings
 from runners.plan import Plan, PlanArm
 
-POLICY = "paired-pooled/1"  # the decision rule that is registered with a plan
+POLICY = "ledger/1"  # the decision rule of a plan that names none
 MAX_PLAN_EVENT = 47 * 1024  # an event holds 48 KiB, its envelope takes less than one
 
 

@@ -314,24 +314,34 @@ class _Experiments:
     def _evidence(self, tables: Reads) -> None:
         self.finished: dict[tuple[str, str], list[str]] = {}
         for row in tables.rows(
-            """SELECT pairs.experiment, pairs.intervention, runs.finished_id FROM paired_differences AS pairs
-            INNER JOIN runs ON runs.run = pairs.run_t OR runs.run = pairs.run_c
-            WHERE pairs.both_ok AND runs.finished_id IS NOT NULL
-            ORDER BY pairs.experiment, pairs.intervention, runs.finished_position"""
+            """SELECT effects.experiment, effects.intervention, evidence.finished_id FROM effects
+            INNER JOIN experiments ON experiments.experiment = effects.experiment
+            INNER JOIN evidence ON evidence.experiment = effects.experiment
+                AND evidence.arm IN (effects.intervention, experiments.control)
+            WHERE evidence.status = 'ok'
+            ORDER BY effects.experiment, effects.intervention, evidence.finished_position"""
         ):
             self.finished.setdefault((row["experiment"], row["intervention"]), []).append(row["finished_id"])
+        # The verdict that counts is the newest by the plan's own policy; what explores never claims.
         self.verdicts = {
             (row["experiment"], row["intervention"]): (row["verdict"], row["event_id"])
             for row in tables.rows(
-                """SELECT experiment, intervention, verdict, event_id FROM decisions
-                QUALIFY row_number() OVER (PARTITION BY experiment, intervention ORDER BY position DESC) = 1
-                ORDER BY experiment, intervention"""
+                """SELECT
+                    decisions.experiment, decisions.intervention, decisions.event_id,
+                    CASE WHEN decisions.track = 'explore' THEN 'undecided' ELSE decisions.verdict END AS verdict
+                FROM decisions
+                INNER JOIN effects
+                    ON effects.experiment = decisions.experiment AND effects.intervention = decisions.intervention
+                    AND effects.policy = decisions.policy
+                WHERE decisions.latest
+                ORDER BY decisions.experiment, decisions.intervention"""
             )
         }
 
     def _outcome(self, tables: Reads) -> None:
         rows = tables.rows(
-            "SELECT experiment, intervention, effect, se, df, defect FROM effects ORDER BY experiment, intervention"
+            """SELECT experiment, intervention, effect, se, df, track, defect FROM effects
+            ORDER BY experiment, intervention"""
         )
         defects = 0
         for row in rows:
@@ -341,7 +351,15 @@ class _Experiments:
             if row["defect"]:
                 defects += 1
             elif row["effect"] is not None and row["se"] is not None and row["se"] > 0:
-                self._add(self.outcome, plan, row["intervention"], row["effect"], row["se"], row["df"])
+                self._add(
+                    self.outcome,
+                    plan,
+                    row["intervention"],
+                    row["effect"],
+                    row["se"],
+                    row["df"],
+                    row["track"] == "explore",
+                )
         if defects:
             self.notes.append(
                 f"{defects} arms have runs that nothing may be claimed from; `ledger sql` effects.defect"
@@ -376,7 +394,9 @@ class _Experiments:
                 se = math.sqrt(max(variance(values), rounding_variance(PRINTED)) / len(values))
                 self._add(target, self.plans[experiment], arm, mean(values), se, len(values) - 1.0)
 
-    def _add(self, target: str, plan: Row, arm: str, effect: float, se: float, df: float) -> None:
+    def _add(
+        self, target: str, plan: Row, arm: str, effect: float, se: float, df: float, explores: bool = False
+    ) -> None:
         experiment, where = plan["experiment"], self.where[plan["experiment"]]
         row = self.rows[experiment, arm]
         base = plan["base"][:12]
@@ -395,6 +415,8 @@ class _Experiments:
             verdict, event = self.verdicts.get((experiment, arm), (None, None))
             sign = row[0][1]
             judged = target == self.outcome and event is not None
+            if explores:
+                verdict, judged = "undecided", True
             self.trials.append(
                 Trial(
                     row[0][0],
@@ -407,6 +429,6 @@ class _Experiments:
                     digits(se),
                     df,
                     verdict if judged else None,
-                    (*evidence, event) if judged and event is not None else evidence,
+                    (*evidence, event) if target == self.outcome and event is not None else evidence,
                 )
             )

@@ -24,6 +24,8 @@
 --   pair_tier: what two runs of one seed share
 --   base: fingerprint of what is the same in all arms
 --   platform: where it is meant to run
+--   noise_class: platform, scale, metric and stage: within it variance may be pooled
+--   control_key: digest of what the control is: equal on one base means the same measurement
 --   policy: the decision rule that was registered
 --   track: confirm, or explore: what explores can suggest, not confirm
 --   stopping: fixed (one look), looks (as planned) or anytime (e-values)
@@ -89,6 +91,14 @@ SELECT
     planned.pair_tier,
     planned.base,
     planned.noise_class.platform AS platform,
+    concat_ws(
+        ', ',
+        planned.noise_class.platform, planned.noise_class.scale, planned.noise_class.metric, planned.noise_class.stage
+    ) AS noise_class,
+    md5(to_json([
+        {'env': arm.env, 'args': arm.args, 'config': arm.config}
+        FOR arm IN planned.arms IF arm.name = planned.control
+    ])::VARCHAR) AS control_key,
     planned.policy,
     coalesce(planned.track, 'confirm') AS track,
     planned.stopping,

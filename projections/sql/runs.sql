@@ -28,6 +28,7 @@
 --   platform: noise class: where
 --   scale: noise class: how large
 --   stage: data, train, late, quant or eval
+--   noise_class: platform, scale, metric and stage in one: runs of one class may pool their variance
 --   pair_tier: what two runs of one seed share: fork, rerun, seed or none
 --   block: machine session
 --   fork_of: run whose checkpoint it continues
@@ -89,6 +90,10 @@ SELECT
     started.noise_class.platform AS platform,
     started.noise_class.scale AS scale,
     started.stage,
+    concat_ws(
+        ', ',
+        started.noise_class.platform, started.noise_class.scale, started.noise_class.metric, started.noise_class.stage
+    ) AS noise_class,
     started.pair_tier,
     started.block,
     started.fork_of,

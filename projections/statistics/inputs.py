@@ -51,6 +51,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     control: str
     arms: tuple[str, ...]  # treatments, as registered
     seeds: tuple[int, ...]  # planned for every arm up to now
+    stopped: dict[str, tuple[int, ...]] = {}  # seeds of treatments that got no further ones
     runs: tuple[Run, ...]
     delta: float  # smallest effect that matters
     alpha: float = 0.05
@@ -64,7 +65,12 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     class_variances: tuple[ClassVariance, ...] = ()
     resolution: float = 0.0  # step in which the metric is printed
     flags: tuple[str, ...] = ()  # reasons of selection that an audit found
+    defects: tuple[str, ...] = ()  # other reasons why nothing may be claimed
     nats_per_unit: float | None = None  # of the metric, where that is known
+
+    def planned(self, arm: str) -> set[int]:
+        """Seeds that were planned for an arm up to now."""
+        return {*self.stopped.get(arm, self.seeds)}
 
 
 class Cells(NamedTuple):
@@ -140,13 +146,12 @@ def sort_out(inputs: Inputs) -> Cells:
         if ok and run.value is not None:
             where = early_values if (run.arm, run.seed) in spoiled else values
             where[run.arm].setdefault(run.seed, run.value)
-    planned = sorted({*inputs.seeds})
     early, tuning = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
     for (arm, _), tuned in spoiled.items():
         (tuning if tuned else early)[arm] += 1
     pending, lost = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
     for arm in arms:
-        for seed in planned:
+        for seed in inputs.planned(arm):
             pending[arm] += seed not in ran[arm]
             lost[arm] += seed in ran[arm] and seed not in values[arm] and seed not in early_values[arm]
     bases = len({run.base for run in inputs.runs})

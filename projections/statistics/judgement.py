@@ -30,6 +30,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     small: bool = False  # real, and the 90 % interval lies within delta
     candidate: bool = False  # the explore track suggests to confirm it with fresh seeds
     condition: Condition = "complete"
+    defect: str = ""  # why these runs can carry no claim
+    look: int | None = None  # planned look that it was judged at; None for one that was not planned
     # what there was
     n_t: int = 0
     n_c: int = 0
@@ -47,6 +49,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     variance: str = ""  # moderated, pooled or own
     sd_t: float | None = None
     sd_c: float | None = None
+    sd: float | None = None  # of the difference of two runs of one seed
     b: float | None = None  # weight of the controls that share seeds
     effect: float | None = None
     se: float | None = None
@@ -61,6 +64,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     p_adj: float | None = None
     p_bound: float | None = None  # nominal p that this planned look has to undercut
     p_tost: float | None = None
+    p_beyond: float | None = None  # one-sided, that the effect is larger than delta
     e_value: float | None = None
     cs_lo: float | None = None
     cs_hi: float | None = None

@@ -21,11 +21,16 @@ def judge(policy: Policy, inputs: Inputs) -> Judgement:
     return judge_all(policy, [inputs])[0]
 
 
-def judge_all(policy: Policy, many: Sequence[Inputs]) -> list[Judgement]:
-    """The same for many experiments, each judged as if alone, much faster than one by one."""
+def judge_all(policy: Policy, many: Sequence[Inputs], *, unrun: bool = False) -> list[Judgement]:
+    """The same for many experiments, each judged as if alone, much faster than one by one.
+
+    `unrun` also judges experiments none of whose runs has ended: they are undecided.
+    """
+    if policy.procedure == "paired_pooled":
+        raise UsageError(f"policy {policy.id} judges the table of pairs, not these inputs")
     for inputs in many:
         check(inputs)
-        if not inputs.runs:
+        if not inputs.runs and not unrun:
             raise UsageError(f"experiment {inputs.experiment}: no run has ended yet; expected a finished pair")
     if policy.procedure == "moderated":
         return judge_own(policy, many)

@@ -75,7 +75,7 @@ def _nats(inputs: Inputs) -> float | None:
 
 
 def _facts(policy: Policy, inputs: Inputs, cells: Cells, name: str) -> Row:
-    planned = len({*inputs.seeds}) - cells.pending[name]
+    planned = len(inputs.planned(name)) - cells.pending[name]
     control = inputs.control
     track, treatment, against = _values(inputs, cells, name)
     exact = fisher(cells.failures[name], cells.attempts[name], cells.failures[control], cells.attempts[control])
@@ -144,7 +144,7 @@ def _measure(policy: Policy, inputs: Inputs, cells: Cells, row: Row) -> None:
 
 
 def _finding(policy: Policy, inputs: Inputs, cells: Cells, row: Row) -> Finding:
-    defect = "selection: " + "; ".join(inputs.flags) if inputs.flags else ""
+    defect = "selection: " + "; ".join(inputs.flags) if inputs.flags else "; ".join(inputs.defects)
     if cells.bases > 1:
         defect = f"its runs come from {cells.bases} bases"
     held, found = _test(policy, inputs, row)
@@ -159,7 +159,7 @@ def _finding(policy: Policy, inputs: Inputs, cells: Cells, row: Row) -> Finding:
         label = _word(policy, row, held)
     if row["condition"] == "reduced_power":
         label += ", reduced power"
-    row = rounded(row)
+    row = rounded(row) | {"defect": defect}
     name = row["arm"]
     if defect:
         why = f"{name}: {defect}."

@@ -18,6 +18,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from projections.statistics import anytime, multiplicity, sequential
 from projections.statistics.distributions import floats, t_bound, t_lower, t_two_sided, t_upper
 from projections.statistics.effects import Counts, contrast_df, contrast_variance
@@ -29,7 +31,7 @@ from projections.statistics.policies import Policy, digest
 from projections.statistics.power import planning_df, seeds_needed, smallest_effect
 from projections.statistics.sentence import sentence
 from projections.statistics.shrinkage import Shrunk, shrink_families
-from projections.statistics.study import Arm, Study, study
+from projections.statistics.study import Arm, Study, look_information, study
 from projections.statistics.variances import Spread, own_spread, squeeze
 
 
@@ -68,10 +70,10 @@ def _figures(policy: Policy, tested: Sequence[tuple[Study, Arm]]) -> dict[str, A
     t95, t90 = t_bound(0.025, df) * se, t_bound(0.05, df) * se
     half = anytime.half_width(se, tau, 0.05, df) if len(d) else d
     half90 = anytime.half_width(se, tau, 0.10, df) if len(d) else d
-    for index, (s, _) in enumerate(tested):
+    for index, (s, arm) in enumerate(tested):
         if s.mode == "looks":
-            t95[index] = sequential.multiplier(_boundary(policy, s, 0.05).bound, df[index]) * se[index]
-            t90[index] = sequential.multiplier(_boundary(policy, s, 0.10).bound, df[index]) * se[index]
+            t95[index] = sequential.multiplier(_boundary(policy, s, 0.05, arm.look).bound, df[index]) * se[index]
+            t90[index] = sequential.multiplier(_boundary(policy, s, 0.10, arm.look).bound, df[index]) * se[index]
         elif s.mode == "anytime":
             t95[index], t90[index] = half[index], half90[index]
     t = d / se
@@ -85,14 +87,15 @@ def _figures(policy: Policy, tested: Sequence[tuple[Study, Arm]]) -> dict[str, A
         "p_tost": floats(
             [max(a, b) for a, b in zip(t_upper((d + delta) / se, df), t_lower((d - delta) / se, df), strict=True)]
         ),
+        "p_beyond": t_upper((np.abs(d) - delta) / se, df),
         "e_value": anytime.e_value(d, se, tau, df) if len(d) else d,
         "cs_lo": d - half,
         "cs_hi": d + half,
     }
 
 
-def _boundary(policy: Policy, s: Study, alpha: float) -> sequential.Boundary:
-    return sequential.boundaries(s.information, alpha, policy.spending)[-1]
+def _boundary(policy: Policy, s: Study, alpha: float, look: int | None) -> sequential.Boundary:
+    return sequential.boundaries(s.information, alpha, policy.spending)[(look or 0) - 1]
 
 
 def _posterior(shrunk: Shrunk, at: int) -> dict[str, float]:
@@ -108,7 +111,7 @@ def _posterior(shrunk: Shrunk, at: int) -> dict[str, float]:
 def _facts(s: Study, arm: Arm) -> dict[str, Any]:
     """The fields of a finding that are known before its test."""
     cells, control = s.cells, s.inputs.control
-    planned = len({*s.inputs.seeds}) - cells.pending[arm.name]
+    planned = len(s.inputs.planned(arm.name)) - cells.pending[arm.name]
     own_control = len({*s.inputs.seeds}) - cells.pending[control]
     named = condition(planned, planned - cells.lost[arm.name])
     named_c = condition(own_control, own_control - cells.lost[control] + len(cells.bank))
@@ -121,6 +124,8 @@ def _facts(s: Study, arm: Arm) -> dict[str, Any]:
         "arm": arm.name,
         "track": arm.track,
         "condition": named,
+        "defect": arm.defect,
+        "look": arm.look,
         "n_t": len(arm.treatment),
         "n_c": len(arm.control),
         "n_pairs": arm.counts.same,
@@ -136,6 +141,7 @@ def _facts(s: Study, arm: Arm) -> dict[str, Any]:
         "variance": arm.spread_t.source if arm.spread_t else "",
         "sd_t": math.sqrt(arm.spread_t.variance) if arm.spread_t else None,
         "sd_c": math.sqrt(arm.spread_c.variance) if arm.spread_c else None,
+        "sd": _sd_of_difference(arm, s.rho),
         "b": arm.b,
         "effect": arm.effect,
         "se": arm.se,
@@ -146,23 +152,35 @@ def _facts(s: Study, arm: Arm) -> dict[str, Any]:
     }
 
 
+def _sd_of_difference(arm: Arm, rho: float) -> float | None:
+    """Standard deviation of the difference of two runs of one seed."""
+    if arm.spread_t is None:
+        return None
+    v_t = arm.spread_t.variance
+    if arm.spread_c is None:  # pairs of one checkpoint: the variance is that of their difference
+        return math.sqrt(v_t)
+    v_c = arm.spread_c.variance
+    return math.sqrt(max(0.0, v_t + v_c - 2.0 * rho * math.sqrt(v_t * v_c)))
+
+
 # ── from figures to verdicts ──
 
 
 def _conclude(policy: Policy, s: Study, rows: list[dict[str, Any]]) -> Judgement:
     confirm = [row for row in rows if row["p"] is not None and row["track"] == "confirm"]
     explore = [row for row in rows if row["p"] is not None and row["track"] == "explore"]
-    look = _boundary(policy, s, s.alpha / s.family) if s.mode == "looks" else None
+    look = _boundary(policy, s, s.alpha / s.family, s.inputs.look) if s.mode == "looks" else None
     if s.mode == "anytime":
         adjusted = multiplicity.holm([min(1.0, 1.0 / row["e_value"]) for row in confirm], s.family)
     else:
         adjusted = multiplicity.holm([row["p"] for row in confirm], s.family)
     for row, p_adj in zip(confirm, adjusted, strict=True):
         row["p_adj"] = None if look else p_adj
-        row["p_bound"] = look.nominal_p if look else None
-        row["rejects"] = (
-            row["p"] <= look.nominal_p if look else p_adj <= s.alpha if s.mode == "anytime" else p_adj < s.alpha
-        )
+        if look:
+            row["p_bound"] = _boundary(policy, s, s.alpha / s.family, row["look"]).nominal_p
+            row["rejects"] = row["p"] <= row["p_bound"]
+        else:
+            row["rejects"] = p_adj <= s.alpha if s.mode == "anytime" else p_adj < s.alpha
     for row, q in zip(explore, multiplicity.benjamini_hochberg([row["p"] for row in explore]), strict=True):
         row |= {"p_adj": q, "candidate": q <= policy.explore_q, "rejects": False}
     findings = [_finding(policy, s, arm, row) for arm, row in zip(s.arms, rows, strict=True)]
@@ -208,7 +226,7 @@ def _finding(policy: Policy, s: Study, arm: Arm, row: dict[str, Any]) -> Finding
         each = s.alpha / s.family
         row["mde80"] = row["se"] * smallest_effect(planning_df(row["df"]), each, policy.power)
         if verdict == "undecided" and not row["pending"]:
-            row["k_more_seeds"] = _more_seeds(s, arm, each, policy.power)
+            row["k_more_seeds"] = _more_seeds(policy, s, arm, each)
         row["beyond_delta"] = real and (row["ci95_hi"] < -delta or row["ci95_lo"] > delta)
         row["small"] = real and -delta < row["ci90_lo"] and row["ci90_hi"] < delta
     row.pop("rejects", None)
@@ -236,8 +254,12 @@ def _seed_plan_word(verdict: VerdictName) -> str:
     return words.get(verdict, "")
 
 
-def _more_seeds(s: Study, arm: Arm, alpha: float, wanted: float) -> int | None:
-    """Seeds to add to treatment and control until an effect of delta is shown with the wanted power."""
+def _more_seeds(policy: Policy, s: Study, arm: Arm, alpha: float) -> int | None:
+    """Seeds to add to treatment and control until an effect of delta is shown with the policy's power.
+
+    Up to the last planned look by the boundaries of the looks; what goes beyond the plan is a look that was
+    not planned, so its e-value has to reach 1 / alpha.
+    """
     spread_t, spread_c, counts, prior = arm.spread_t, arm.spread_c, arm.counts, s.prior
     if spread_t is None:
         return None
@@ -254,14 +276,31 @@ def _more_seeds(s: Study, arm: Arm, alpha: float, wanted: float) -> int | None:
             return spread._replace(df=df, borrowed_df=df, limit=df)
         return own_spread(spread.variance, spread.own_df + k)
 
-    def enough(k: int) -> bool:
+    def error(k: int) -> tuple[float, float]:
+        """Standard error and degrees of freedom with k seeds more."""
         if spread_c is None:
-            se, df = math.sqrt(spread_t.variance / (counts.same + k)), grown(spread_t, counts.same, k).df
-        else:
-            more = Counts(counts.same + k, counts.t_only, counts.c_only)
-            sides = grown(spread_t, len(arm.treatment), k), grown(spread_c, len(arm.control), k)
-            se = math.sqrt(contrast_variance(more, s.rho, spread_t.variance, spread_c.variance))
-            df = contrast_df(more, s.rho, *sides)
-        return s.inputs.delta >= se * smallest_effect(planning_df(df), alpha, wanted)
+            return math.sqrt(spread_t.variance / (counts.same + k)), grown(spread_t, counts.same, k).df
+        more = Counts(counts.same + k, counts.t_only, counts.c_only)
+        sides = grown(spread_t, len(arm.treatment), k), grown(spread_c, len(arm.control), k)
+        se = math.sqrt(contrast_variance(more, s.rho, spread_t.variance, spread_c.variance))
+        return se, contrast_df(more, s.rho, *sides)
 
-    return seeds_needed(enough)
+    def shown(k: int, level: float | None) -> bool:
+        se, df = error(k)
+        df = planning_df(df)
+        if not df > 0:
+            return False
+        if level is None:
+            bound = (
+                float(anytime.half_width(floats([se]), floats([s.inputs.tau or s.inputs.delta]), alpha, df)[0]) / se
+            )
+            level = float(t_two_sided(bound, df)) if math.isfinite(bound) else 0.0
+        return 0 < level < 1 and s.inputs.delta >= se * smallest_effect(df, level, policy.power)
+
+    if s.mode == "looks" and arm.look is not None:
+        have = s.inputs.looks[arm.look - 1]
+        plan = sequential.boundaries(look_information(s.inputs, len(s.cells.bank), s.rho), alpha, policy.spending)
+        for size, boundary in zip(s.inputs.looks[arm.look :], plan[arm.look :], strict=True):
+            if shown(size - have, boundary.nominal_p):
+                return size - have
+    return seeds_needed(lambda k: shown(k, None))

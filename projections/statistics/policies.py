@@ -9,6 +9,7 @@ the seed plan is the published pull request 877 of parameter-golf; parameter-gol
 
 from __future__ import annotations
 
+import difflib
 import functools
 from hashlib import sha256
 from typing import Literal
@@ -17,7 +18,7 @@ import msgspec
 
 from ledger.errors import UsageError
 
-Procedure = Literal["moderated", "paired_gate", "welch_margin", "welch", "one_sample", "known_sd"]
+Procedure = Literal["moderated", "paired_gate", "welch_margin", "welch", "one_sample", "known_sd", "paired_pooled"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """Name and version, as judgements record them."""
         return f"{self.name}/{self.version}"
 
+
+# The first rule of this ledger, kept so that plans registered with it are judged by it and its decisions replay. It
+# works on the table of pairs (projections/estimates.py), not on the inputs of this package.
+FOUNDING = Policy(
+    name="paired-pooled",
+    version=1,
+    procedure="paired_pooled",
+    about="Paired differences with the variance pooled over the plan's arms; alpha split over looks.",
+)
 
 POLICIES = (
     Policy(
@@ -110,8 +120,11 @@ def digest(policy: Policy) -> str:
 
 def find(name: str) -> Policy:
     """The policy of this name or name/version; without a version the newest. Raises UsageError with the names."""
-    found = [policy for policy in POLICIES if name in (policy.name, policy.id)]
+    every = (*POLICIES, FOUNDING)
+    found = [policy for policy in every if name in (policy.name, policy.id)]
     if not found:
-        known = ", ".join(sorted(policy.id for policy in POLICIES))
-        raise UsageError(f"no policy {name}; there are {known}")
+        known = sorted(policy.id for policy in every)
+        close = difflib.get_close_matches(name, [*known, *(policy.name for policy in every)], 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        raise UsageError(f"no policy {name!r}; {hint}")
     return max(found, key=lambda policy: policy.version)

@@ -44,6 +44,7 @@ class Arm(NamedTuple):
     se: float | None
     df: float
     testable: bool
+    look: int | None = None  # the planned look that it has come to
 
 
 class Study(NamedTuple):
@@ -88,7 +89,8 @@ def study(policy: Policy, inputs: Inputs) -> Study:
         against = control if not fork and track == "confirm" else _control(inputs, cells, track)
         defect = _defect(inputs, cells, name, values, against, floor)
         sides = (spread[index], own_spread(0.0, 0.0)) if fork else (spread[index], spread[-1])
-        arms.append(_arm(inputs, name, track, defect, values, against, sides, rho))
+        arm = _arm(inputs, name, track, defect, values, against, sides, rho)
+        arms.append(arm._replace(look=_look(inputs, name)))
     alpha = inputs.alpha if policy.alpha is None else policy.alpha
     if inputs.cycle is not None:
         alpha = multiplicity.cycle_alpha(alpha, inputs.cycle)
@@ -103,7 +105,7 @@ def study(policy: Policy, inputs: Inputs) -> Study:
         alpha,
         max(inputs.family_size or 0, len(inputs.arms)),
         mode,
-        _information(inputs, len(cells.bank), rho) if mode == "looks" else (),
+        look_information(inputs, len(cells.bank), rho)[: inputs.look] if mode == "looks" else (),
         _run_chart(inputs),
     )
 
@@ -121,6 +123,14 @@ def _control(inputs: Inputs, cells: Cells, track: str) -> Values:
     fresh = cells.values[inputs.control]
     own = fresh if track == "confirm" else cells.early_values[inputs.control] | fresh
     return own if inputs.tier == "fork" else own | cells.bank
+
+
+def _look(inputs: Inputs, name: str) -> int | None:
+    """The look of an arm: that of the experiment, but an arm that stopped stays at its last one."""
+    if inputs.look is None or name not in inputs.stopped or len(inputs.looks) < 2:
+        return inputs.look
+    have = len(inputs.planned(name))
+    return max(1, min(inputs.look, len([n for n in inputs.looks if n <= have])))
 
 
 def _arm(
@@ -151,6 +161,8 @@ def _arm(
 
 def _defect(inputs: Inputs, cells: Cells, name: str, values: Values, control: Values, floor: float) -> str:
     """Why nothing may be claimed from these runs; empty when something may."""
+    if inputs.defects:
+        return "; ".join(inputs.defects)
     if inputs.flags:
         return "selection: " + "; ".join(inputs.flags)
     if cells.bases > 1:
@@ -168,13 +180,13 @@ def _defect(inputs: Inputs, cells: Cells, name: str, values: Values, control: Va
     return ""
 
 
-def _information(inputs: Inputs, banked: int, rho: float) -> tuple[float, ...]:
-    """Share of the final information at each planned look up to this one, for equal variances."""
+def look_information(inputs: Inputs, banked: int, rho: float) -> tuple[float, ...]:
+    """Share of the final information at each planned look, for equal variances."""
     if inputs.tier == "fork":
         sizes = [1.0 / n for n in inputs.looks]
     else:
         sizes = [contrast_variance(Counts(n, 0, banked), rho, 1.0, 1.0) for n in inputs.looks]
-    return tuple(sizes[-1] / size for size in sizes[: inputs.look])
+    return tuple(sizes[-1] / size for size in sizes)
 
 
 def _run_chart(inputs: Inputs) -> Drift:

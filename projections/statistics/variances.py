@@ -81,6 +81,17 @@ def trigamma_inverse(x: float) -> float:
     return y
 
 
+@functools.lru_cache(maxsize=4096)
+def _centre(df: float) -> float:
+    """Mean of ln s^2 for a variance of 1 on df degrees of freedom."""
+    return float(special.digamma(df / 2)) - math.log(df / 2)
+
+
+@functools.lru_cache(maxsize=4096)
+def _trigamma(x: float) -> float:
+    return float(special.polygamma(1, x))
+
+
 def fit_prior(
     variances: Sequence[float], dfs: Sequence[float], cap: float = CAP, floor: float = 0.0, fewest: int = FEWEST
 ) -> Prior | None:
@@ -104,8 +115,8 @@ def fit_prior(
     if lowest <= 0:
         return None
     floored = [max(value, lowest) for value in values]
-    logs = [math.log(s) - float(special.digamma(d / 2)) + math.log(d / 2) for s, d in zip(floored, df, strict=True)]
-    excess = variance(logs) - mean([float(special.polygamma(1, d / 2)) for d in df])
+    logs = [math.log(s) - _centre(d) for s, d in zip(floored, df, strict=True)]
+    excess = variance(logs) - mean([_trigamma(d / 2) for d in df])
     if excess > 0:
         d0 = 2.0 * trigamma_inverse(excess)
         s0_squared = math.exp(mean(logs) + float(special.digamma(d0 / 2)) - math.log(d0 / 2))

@@ -1,0 +1,98 @@
+-- One row a run that a judgement of an experiment may look at: the planned runs that have an outcome, and the
+-- controls of other experiments on the same base (the bank).
+-- A control is shared when it is the same measurement: same base, same settings, another seed. Only arms that were a
+-- control where they ran are shared: a treatment that became a control was chosen for its values.
+-- kind: view
+-- key: experiment, bank, arm, seed, started_position
+-- columns:
+--   experiment: id of the experiment that is judged
+--   bank: whether the run is a control of another experiment
+--   arm: name of the arm in the experiment that is judged
+--   seed: its seed
+--   run: id of the run
+--   status: ok, or how it failed; a value that is not finite is a divergence
+--   value: metric, null when it failed
+--   early: whether it began before the plan, or the amendment, that has its arm and seed: exploratory for ever
+--   tuning: whether its seed served to choose something
+--   block: machine session
+--   base: fingerprint of what is the same in all arms
+--   started_position: position of run.started
+--   finished_position: position of run.finished
+--   finished_id: event id of run.finished
+WITH ended AS (
+    SELECT
+        * REPLACE (
+            CASE WHEN status = 'ok' AND (value IS NULL OR NOT isfinite(value)) THEN 'diverged' ELSE status END AS status,
+            CASE WHEN status = 'ok' AND isfinite(value) THEN value END AS value
+        )
+    FROM runs
+    WHERE experiment IS NOT NULL AND seed IS NOT NULL AND status NOT IN ('running', 'interrupted', 'lost')
+),
+
+planned AS (
+    SELECT arms.experiment, arms.arm, seeds.seed, min(arms.position) AS position
+    FROM (SELECT experiment, position, unnest(arms).name AS arm FROM facts.experiment_registered) AS arms
+    INNER JOIN (SELECT experiment, position, unnest(seeds) AS seed FROM facts.experiment_registered) AS seeds
+        ON seeds.experiment = arms.experiment AND seeds.position = arms.position
+    GROUP BY arms.experiment, arms.arm, seeds.seed
+),
+
+tuned AS (
+    SELECT DISTINCT experiment, unnest(tuning_seeds) AS seed FROM facts.experiment_registered
+),
+
+own AS (
+    SELECT
+        ended.*,
+        ended.started_position < planned.position AS early,
+        ended.seed_role = 'tuning' OR tuned.seed IS NOT NULL AS tuning
+    FROM ended
+    INNER JOIN planned
+        ON planned.experiment = ended.experiment AND planned.arm = ended.arm AND planned.seed = ended.seed
+    LEFT JOIN tuned ON tuned.experiment = ended.experiment AND tuned.seed = ended.seed
+),
+
+-- Of several measurements of one cell the first that is ok counts.
+controls AS (
+    SELECT
+        own.*, experiments.control_key, experiments.metric AS judged_metric, experiments.noise_class AS judged_class
+    FROM own
+    INNER JOIN experiments ON experiments.experiment = own.experiment AND experiments.control = own.arm
+),
+
+shared AS (
+    SELECT *
+    FROM controls
+    WHERE status = 'ok' AND NOT tuning
+    QUALIFY row_number() OVER (
+        PARTITION BY base, control_key, judged_metric, judged_class, seed ORDER BY started_position
+    ) = 1
+),
+
+bank AS (
+    SELECT experiments.experiment AS judged, experiments.control AS as_arm, shared.*
+    FROM experiments
+    INNER JOIN shared
+        ON shared.base = experiments.base
+        AND shared.control_key = experiments.control_key
+        AND shared.judged_metric = experiments.metric
+        AND shared.judged_class = experiments.noise_class
+    WHERE
+        shared.experiment <> experiments.experiment
+        AND NOT EXISTS (
+            SELECT 1 FROM controls AS mine
+            WHERE mine.experiment = experiments.experiment AND mine.seed = shared.seed
+        )
+    QUALIFY row_number() OVER (PARTITION BY experiments.experiment ORDER BY shared.started_position DESC) <= 200
+)
+
+SELECT
+    experiment, false AS bank, arm, seed, run, status, value, early, tuning, block, base,
+    started_position, finished_position, finished_id
+FROM own
+UNION ALL
+SELECT
+    judged AS experiment, true AS bank, as_arm AS arm, seed, run, status, value, early, tuning, block, base,
+    started_position, finished_position, finished_id
+FROM bank
+ORDER BY experiment, bank, arm, seed, started_position

@@ -1,0 +1,61 @@
+-- One row an arm of an experiment whose seeds tell how much a run of its noise class varies.
+-- Of equal cells (one measurement, in several plans) the first run counts. While a class has at most 256 runs all of
+-- them count; then those up to the last step of a rising grid (each a quarter more), so that a single further run does
+-- not move every figure of the class.
+-- kind: table
+-- key: noise_class, study, arm
+-- scope: noise_class
+-- columns:
+--   noise_class: platform, scale, metric and stage
+--   study: the experiment; for runs on their own their base
+--   arm: name of the arm
+--   n: seeds
+--   df: degrees of freedom
+--   mean: mean of its values
+--   variance: variance over its seeds
+--   newness: 1 for the arm that was complete last; the 200 newest are what others borrow
+--   position: position of its last outcome
+WITH RECURSIVE grid(n) AS (
+    SELECT 256
+    UNION ALL
+    SELECT n + n // 4 FROM grid WHERE n < 1000000000
+),
+
+values_of AS (
+    SELECT noise_class, coalesce(experiment, base) AS study, arm, seed, cell, value, started_position, finished_position
+    FROM runs
+    WHERE status = 'ok' AND seed IS NOT NULL AND isfinite(value) AND abs(value) < 1e100
+    QUALIFY row_number() OVER (PARTITION BY noise_class, study, arm, seed ORDER BY started_position) = 1
+),
+
+numbered AS (
+    SELECT
+        *,
+        row_number() OVER (PARTITION BY noise_class ORDER BY finished_position) AS number,
+        count(*) OVER (PARTITION BY noise_class) AS many
+    FROM (
+        SELECT * FROM values_of
+        QUALIFY row_number() OVER (PARTITION BY noise_class, cell, seed ORDER BY started_position) = 1
+    )
+),
+
+arms AS (
+    SELECT noise_class, study, arm, list(value ORDER BY seed) AS ys, max(finished_position) AS position
+    FROM numbered
+    WHERE number <= CASE WHEN many <= 256 THEN many ELSE (SELECT max(n) FROM grid WHERE n <= many) END
+    GROUP BY noise_class, study, arm
+    HAVING count(*) > 1
+)
+
+SELECT
+    noise_class,
+    study,
+    arm,
+    len(ys) AS n,
+    len(ys) - 1 AS df,
+    list_avg(ys) AS mean,
+    list_var_samp(ys) AS variance,
+    row_number() OVER (PARTITION BY noise_class ORDER BY position DESC, study, arm) AS newness,
+    position
+FROM arms
+ORDER BY noise_class, study, arm
