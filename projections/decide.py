@@ -43,7 +43,9 @@ def decide(tables: Tables, experiment: str, policy: Policy | None = None) -> lis
     return decide_all(tables, [experiment], policy)[0]
 
 
-def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None = None) -> list[list[DecisionMade]]:
+def decide_all(
+    tables: Tables, experiments: Sequence[str], policy: Policy | None = None
+) -> list[list[DecisionMade]]:
     """The same for several experiments, each as if alone. Raises UsageError for the first that cannot be decided."""
     found = {each.plan["experiment"]: each for each in gather(tables.rows, experiments)}
     for experiment in experiments:

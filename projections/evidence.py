@@ -160,5 +160,7 @@ def _planned_look(
         if len(now) == size and all(cell in ended for cell in cells):
             at = number
     now = seeds[: looks[at - 1]]
-    rest = {arm: tuple(seed for seed in now if seed in {*mine}) for arm, mine in stopped.items() if {*now} - {*mine}}
+    rest = {
+        arm: tuple(seed for seed in now if seed in {*mine}) for arm, mine in stopped.items() if {*now} - {*mine}
+    }
     return at, now, rest

@@ -156,8 +156,7 @@ def _founding(query: Query, many: Sequence[Evidence]) -> dict[str, list[Row]]:
     by_plan = {name: list(rows) for name, rows in groupby(pairs, key=lambda row: row["experiment"])}
     return {
         each.plan["experiment"]: [
-            _founding_row(each.plan, row)
-            for row in estimates.estimate_plan(each.plan, by_plan[each.plan["experiment"]])
+            _founding_row(each.plan, row) for row in estimates.estimate_plan(each.plan, by_plan[each.plan["experiment"]])
         ]
         if each.plan["experiment"] in by_plan
         else []
@@ -168,9 +167,7 @@ def _founding(query: Query, many: Sequence[Evidence]) -> dict[str, list[Row]]:
 def _founding_row(plan: Row, estimate: Row) -> Row:
     said = estimates.conclude(plan, estimate)
     row: Row = dict.fromkeys(FIELDS)
-    row |= dict.fromkeys(
-        ("n_bank", "planned", "lost", "attempts_t", "attempts_c", "early", "tuning", "prior_arms"), 0
-    )
+    row |= dict.fromkeys(("n_bank", "planned", "lost", "attempts_t", "attempts_c", "early", "tuning", "prior_arms"), 0)
     row |= {name: value for name, value in estimate.items() if name in row}
     row |= {
         "policy": FOUNDING.id,
