@@ -301,7 +301,7 @@ def print_table(position: int, made: DagRevised, everything: bool) -> None:
         hidden += len(into) - len(shown)
         if not shown:
             continue
-        print(f"\ninto {node.id}: {node.label}, in {unit_of(node)}, delta {amount(node.delta or 0, node)[1:]}")
+        print(f"\ninto {node.id}: {node.label}, in {unit_of(node)}, delta {float(amount(node.delta or 0, node)):g}")
         lines = [["from", "lineage", "own", "90 % interval", "stable", "status"]]
         for edge in sorted(shown, key=_order):
             interval = ""
@@ -397,6 +397,7 @@ def print_changes(
     cited: dict[str, Any],
 ) -> None:
     from commands.drawing import amount
+    from projections.dag.difference import evidence
 
     nodes = {node.id: node for node in (*a[1].nodes, *b[1].nodes)}
     big = [
@@ -414,13 +415,13 @@ def print_changes(
             told.append(f"{status}{effect}")
         z = "" if one.z is None else f", z {one.z:+.1f}"
         print(f"\n{one.src} -> {one.dst}: {one.change}, {told[0]} -> {told[1]}{z}")
-        print(f"  {_because(one, cited)}")
+        print(f"  {_because(one, cited, frozenset(evidence(b[1], one.after)))}")
     if len(big) < len(changes):
         few = f"{len(changes) - len(big)} edges moved by less than half a standard deviation with the shared model"
         say(f"{few}; --all shows them")
 
 
-def _because(one: Any, cited: dict[str, Any]) -> str:
+def _because(one: Any, cited: dict[str, Any], there: frozenset[str]) -> str:
     if one.cause == "skeleton":
         return "the expert's skeleton is another one"
     if one.cause == "procedure":
@@ -428,12 +429,13 @@ def _because(one: Any, cited: dict[str, Any]) -> str:
     named = []
     for event in one.event_ids:
         row = cited.get(event)
+        gone = "no longer " if one.cause == "evidence" and event not in there else ""
         if row is None:
-            named.append(event[:13])
+            named.append(f"{gone}{event[:13]}")
         elif row["arm"] is not None:
-            named.append(f"#{row['position']} {row['arm']} seed {row['seed']}")
+            named.append(f"{gone}#{row['position']} {row['arm']} seed {row['seed']}")
         else:
-            named.append(f"#{row['position']} {row['record'] or row['type']}")
+            named.append(f"{gone}#{row['position']} {row['record'] or row['type']}")
     lead = "by" if one.cause == "evidence" else "through the shared model, by"
     more = f" and {len(named) - 8} more (--json names all)" if len(named) > 8 else ""
     return f"{lead} {', '.join(named[:8])}{more}"

@@ -42,7 +42,7 @@ class Edges:
         delta = self.skeleton.nodes[target].delta or 0.0
         judged = judging.judge(name, target, expect, delta, self.data, self.fits, imposed)
         programs = self.found_too.get((name, target), ())
-        if judged is not None and not imposed and judged.status == "undecided":
+        if judged is not None and not imposed and judged.status in ("undecided", "no_effect_that_matters"):
             judged = None  # nobody drew it and nothing shows it
         if judged is None:
             if programs:
