@@ -116,7 +116,7 @@ def data_of(drawn: World) -> Data:
         name: ("world", frozenset(TECHNIQUES[j] for j in np.flatnonzero(drawn.stacks[i])))
         for i, name in enumerate(names)
     }
-    return Data(tuple(contrasts), (), dict.fromkeys(names, pooled), {}, stacks, {}, ())
+    return Data(tuple(contrasts), (), dict.fromkeys(names, pooled), {}, stacks, {}, {}, len(names), ())
 
 
 class Tally(NamedTuple):

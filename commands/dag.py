@@ -77,10 +77,7 @@ def revise_command(
         return
     print_summary(made)
     if position is not None:
-        head = made.head.position
-        say(
-            f"revised at head {head}: event {position}" if position >= head else f"nothing new since event {position}"
-        )
+        say(f"revised at head {made.head.position}: event {position}" if new else f"as before: event {position}")
 
 
 def revise(

@@ -25,6 +25,7 @@ from ledger.dag import Discovery, Outcome, Proposed
 ALPHA = 0.01
 FEWEST_ROWS = 8
 MOST_EDGES = 400  # an event has room for these
+CHILD = Path(__file__).with_name("causal_child.py")
 MISSING = 'causal discovery needs causal-learn: pip install "experiment-ledger[causal]"'
 
 
@@ -99,12 +100,11 @@ def _merge(names: Sequence[str], rows: Sequence[Sequence[float]]) -> tuple[list[
 
 def _run(asked: dict[str, Any], limit: float) -> dict[str, Any] | str:
     """The child's answer, or why there is none."""
-    child = Path(__file__).with_name("causal_child.py")
     with tempfile.TemporaryDirectory(prefix="ledger-discovery-") as folder:
         path = os.path.join(folder, "answer.json")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", str(child), path],
+            [sys.executable, "-P", "-W", "ignore", str(CHILD), path],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -70,6 +70,8 @@ class Data(NamedTuple):
     groups: dict[str, str]  # technique -> its kind, empty for a setting
     stacks: dict[str, tuple[str, frozenset[str]]]  # stack -> (noise class, all that it has)
     order: dict[str, int]  # event id -> position
+    named: dict[str, list[str]]  # technique -> the records that name it as theirs
+    records: int
     notes: tuple[str, ...]
 
     def interventions(self) -> dict[str, str]:
@@ -92,6 +94,8 @@ def read(tables: Reads, outcome: str) -> Data:
         recorded.groups | own.groups,
         recorded.stacks | own.stacks,
         {row["id"]: row["position"] for row in tables.rows(_CITED)},
+        recorded.named,
+        len(recorded.records),
         (*recorded.notes, *own.notes),
     )
 
@@ -108,24 +112,31 @@ class _Records:
         self.notes: list[str] = []
         self.stacks: dict[str, tuple[str, frozenset[str]]] = {}
         rows = tables.rows(
-            """SELECT record, track, left(date, 10) AS day, val_bpb, event_id FROM records
+            """SELECT record, track, left(date, 10) AS day, val_bpb, event_id FROM record_claims
             WHERE NOT starts_with(parser, 'import/') ORDER BY record"""
         )
         self.records = {row["record"]: row for row in rows}
-        known = tables.rows("SELECT intervention, kind FROM techniques WHERE known ORDER BY intervention")
-        self.groups = {row["intervention"]: row["kind"] for row in known}
+        self.groups: dict[str, str] = {}
         self.changes: dict[str, dict[str, int]] = {record: {} for record in self.records}
         self.has: dict[str, set[str]] = {record: set() for record in self.records}
         for row in tables.rows(
-            "SELECT record, intervention, status, removed FROM interventions ORDER BY record, row"
+            """SELECT record, intervention, kind, status, removed FROM interventions
+            WHERE known ORDER BY record, row"""
         ):
-            if row["record"] in self.records and row["intervention"] in self.groups:
-                if row["removed"]:
-                    self.changes[row["record"]][row["intervention"]] = -1
-                    continue
-                self.has[row["record"]].add(row["intervention"])
-                if row["status"] == "new":
-                    self.changes[row["record"]].setdefault(row["intervention"], 1)
+            if row["record"] not in self.records:
+                continue
+            name, kind = row["intervention"], row["kind"]
+            self.groups[name] = min(self.groups.get(name, kind), kind)
+            if row["removed"]:
+                self.changes[row["record"]][name] = -1
+                continue
+            self.has[row["record"]].add(name)
+            if row["status"] == "new":
+                self.changes[row["record"]].setdefault(name, 1)
+        self.named: dict[str, list[str]] = {}  # technique -> the records that name it as theirs
+        for record, has in self.has.items():
+            for name in sorted(has):
+                self.named.setdefault(name, []).append(record)
         self.parents = self._parents(tables)
         for record in self.records:
             self.stacks[record] = (self.records[record]["track"], frozenset(self._stack(record)))
