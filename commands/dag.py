@@ -13,7 +13,7 @@ import msgspec
 from commands.common import Asked, find_event, print_json, say, shared, table
 from ledger import canonical
 from ledger.chain import Log
-from ledger.dag import DagEdge, Separation
+from ledger.dag import DagEdge
 from ledger.errors import UsageError
 from ledger.events import DagRevised, Event
 from ledger.writer import Draft, Expect
@@ -44,11 +44,18 @@ class Revised(NamedTuple):
 @click.option(
     "--discover", multiple=True, type=click.Choice(PROGRAMS), help="Ask causal-learn too; it may only propose."
 )
+@click.option("--test", type=click.Choice(["fisherz", "exact"]), default="fisherz", help="Test of fci and pc.")
 @click.option("--limit", type=click.FloatRange(0.1, 86400), default=60.0, help="Seconds for each (default: 60).")
 @click.option("--dry-run", is_flag=True, help="Print the revision without appending it.")
 @shared()
 def revise_command(
-    asked: Asked, skeleton: str | None, print_skeleton: bool, discover: tuple[str, ...], limit: float, dry_run: bool
+    asked: Asked,
+    skeleton: str | None,
+    print_skeleton: bool,
+    discover: tuple[str, ...],
+    test: str,
+    limit: float,
+    dry_run: bool,
 ) -> None:
     """Judge every edge again on the events that are there, and append the revision."""
     if print_skeleton:
@@ -57,7 +64,7 @@ def revise_command(
         print(default_text(), end="")
         return
     log = asked.open()
-    made, position, new = revise(log, skeleton, discover, limit, append=not dry_run)
+    made, position, new = revise(log, skeleton, discover, test, limit, append=not dry_run)
     if new:
         from commands.checkpoint import sign_or_warn
         from commands.compact import compact_or_warn
@@ -70,14 +77,16 @@ def revise_command(
         return
     print_summary(made)
     if position is not None:
-        head = made.head.position
-        say(
-            f"revised at head {head}: event {position}" if position >= head else f"nothing new since event {position}"
-        )
+        say(f"revised at head {made.head.position}: event {position}" if new else f"as before: event {position}")
 
 
 def revise(
-    log: Log, skeleton: str | None = None, discover: Sequence[str] = (), limit: float = 60.0, append: bool = True
+    log: Log,
+    skeleton: str | None = None,
+    discover: Sequence[str] = (),
+    test: str = "fisherz",
+    limit: float = 60.0,
+    append: bool = True,
 ) -> Revised:
     """Revise at the present head and append it.
 
@@ -91,7 +100,7 @@ def revise(
 
     told = parse(*_read(skeleton))
     built = tables(log)
-    found = tuple(_ask(built, told.outcome.id, name, limit) for name in discover)
+    found = tuple(_ask(built, told.outcome.id, name, test, limit) for name in dict.fromkeys(discover))
     made = dag.revise(built, told, found)
     if not append:
         return Revised(made, None, False)
@@ -120,13 +129,12 @@ def _read(path: str | None) -> tuple[str, str]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _ask(built: Any, outcome: str, algorithm: str, limit: float) -> Any:
+def _ask(built: Any, outcome: str, algorithm: str, test: str, limit: float) -> Any:
+    from projections.dag.stacks import stacks
     from runners.discovery import discover
 
-    from projections.dag.stacks import stacks
-
     names, rows = stacks(built, outcome)
-    return discover(algorithm, names, rows, limit)
+    return discover(algorithm, names, rows, limit, test)
 
 
 def _says(made: DagRevised) -> Any:
@@ -199,16 +207,18 @@ def _revision(log: Log, built: Any, wanted: str | None) -> tuple[int, DagRevised
             raise UsageError("the DAG has no revision yet; `ledger dag revise` makes one")
         return there[-1]
     event: Event = find_event(log, wanted)
+    lengths = {row["position"]: row["parts"] for row in built.rows("SELECT position, parts FROM dag_revisions")}
     for position, made in there:
-        if position == event.position:
+        if position <= event.position < position + lengths[position]:
             return position, made
     if event.type != DagRevised.TYPE:
         known = ", ".join(f"#{position}" for position, _ in there[-5:]) or "none"
         raise UsageError(f"event {event.position} is {event.type}, no revision of the DAG; the last are {known}")
     rows = built.rows(
-        """SELECT took.position, took.reason FROM staged.event_retracted AS took WHERE took.target = $1
-        ORDER BY took.position LIMIT 1""",
-        (event.event_id,),
+        """SELECT took.position, took.reason FROM staged.event_retracted AS took
+        INNER JOIN events ON events.id = took.target
+        WHERE events.correlation_id = $1 ORDER BY took.position LIMIT 1""",
+        (event.correlation_id,),
     )
     if rows:
         raise UsageError(f"revision #{event.position} was taken back at #{rows[0]['position']}: {rows[0]['reason']}")
@@ -265,7 +275,8 @@ def print_summary(made: DagRevised) -> None:
         f"{measures['many']:.0f} change three or more ({measures['many_share']:.0%}: {made.recommendation})"
     )
     for one in made.discovery:
-        what = f"{len(one.proposed)} edges" if one.outcome == "ok" else f"{one.outcome}: {one.reason}"
+        what = f"{len(one.proposed)} edges proposed" if one.outcome == "ok" else one.outcome
+        what += f" ({one.reason})" if one.reason else ""
         print(f"{one.algorithm} on {one.rows} x {one.columns}: {what}")
     for apart in [one for one in made.separations if one.ablate][:2]:
         many = len(apart.techniques)
@@ -287,7 +298,7 @@ def print_table(position: int, made: DagRevised, everything: bool) -> None:
         hidden += len(into) - len(shown)
         if not shown:
             continue
-        print(f"\ninto {node.id}: {node.label}, in {unit_of(node)}, delta {amount(node.delta or 0, node)[1:]}")
+        print(f"\ninto {node.id}: {node.label}, in {unit_of(node)}, delta {float(amount(node.delta or 0, node)):g}")
         lines = [["from", "lineage", "own", "90 % interval", "stable", "status"]]
         for edge in sorted(shown, key=_order):
             interval = ""
@@ -383,6 +394,7 @@ def print_changes(
     cited: dict[str, Any],
 ) -> None:
     from commands.drawing import amount
+    from projections.dag.difference import evidence
 
     nodes = {node.id: node for node in (*a[1].nodes, *b[1].nodes)}
     big = [
@@ -400,13 +412,13 @@ def print_changes(
             told.append(f"{status}{effect}")
         z = "" if one.z is None else f", z {one.z:+.1f}"
         print(f"\n{one.src} -> {one.dst}: {one.change}, {told[0]} -> {told[1]}{z}")
-        print(f"  {_because(one, cited)}")
+        print(f"  {_because(one, cited, frozenset(evidence(b[1], one.after)))}")
     if len(big) < len(changes):
         few = f"{len(changes) - len(big)} edges moved by less than half a standard deviation with the shared model"
         say(f"{few}; --all shows them")
 
 
-def _because(one: Any, cited: dict[str, Any]) -> str:
+def _because(one: Any, cited: dict[str, Any], there: frozenset[str]) -> str:
     if one.cause == "skeleton":
         return "the expert's skeleton is another one"
     if one.cause == "procedure":
@@ -414,12 +426,13 @@ def _because(one: Any, cited: dict[str, Any]) -> str:
     named = []
     for event in one.event_ids:
         row = cited.get(event)
+        gone = "no longer " if one.cause == "evidence" and event not in there else ""
         if row is None:
-            named.append(event[:13])
+            named.append(f"{gone}{event[:13]}")
         elif row["arm"] is not None:
-            named.append(f"#{row['position']} {row['arm']} seed {row['seed']}")
+            named.append(f"{gone}#{row['position']} {row['arm']} seed {row['seed']}")
         else:
-            named.append(f"#{row['position']} {row['record'] or row['type']}")
+            named.append(f"{gone}#{row['position']} {row['record'] or row['type']}")
     lead = "by" if one.cause == "evidence" else "through the shared model, by"
     more = f" and {len(named) - 8} more (--json names all)" if len(named) > 8 else ""
     return f"{lead} {', '.join(named[:8])}{more}"

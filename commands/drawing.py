@@ -153,7 +153,9 @@ def _caption(made: DagRevised, outcome: DagNode, hidden: int, drawn: list[DagEdg
     if hidden:
         words += f"; {hidden} techniques left out, of which the data say least"
     looks = [LOOKS[_kind(edge)] for edge in drawn]
-    told = [f'<FONT COLOR="{look.colour}">{_dash(look)}</FONT> {look.words}' for look in LOOKS.values() if look in looks]
+    told = [
+        f'<FONT COLOR="{look.colour}">{_dash(look)}</FONT> {look.words}' for look in LOOKS.values() if look in looks
+    ]
     told.append("◆ judged by own experiments")
     lines = [
         html.escape(words),

@@ -285,7 +285,9 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["fixed", "looks", "anytime"]  # the test: one look, a planned look, or e-values
     alpha: float  # family-wise error rate of the plan
     cycle: int | None  # number of the plan among those that share alpha
-    look: int | None  # by the founding rule 1 and one more for every time seeds were added; None for a look not planned
+    look: (
+        int | None
+    )  # by the founding rule 1 and one more for every time seeds were added; None for a look not planned
     alpha_look: float  # what this look may spend of alpha
     alpha_spent: float | None  # of one hypothesis' share, up to this planned look
     information: float | None  # share of the final information at this planned look
@@ -456,36 +458,6 @@ class CycleRanked(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
-    """The causal DAG as judged at one head. What is too long for one event follows in further parts of the same
-    commit: their lists go on from one to the next, the texts stand in the first."""
-
-    TYPE: ClassVar[str] = "dag.revised"
-    VERSION: ClassVar[int] = 1
-
-    procedure: str  # its name and version
-    code: str  # digest of the code that judged
-    part: int  # from 1
-    parts: int
-    head: Head
-    base: str | None  # event id of the revision before it (of its first part)
-    params: tuple[NameValue, ...]
-    skeleton: str  # the expert's file, as it was
-    skeleton_digest: str  # SHA-256 of that text
-    used: tuple[str, ...]  # ids of the events behind any figure, in log order
-    nodes: tuple[DagNode, ...]
-    edges: tuple[DagEdge, ...]
-    lineage: tuple[LineageEffect, ...]
-    interactions: tuple[Interaction, ...]
-    loops: tuple[Loop, ...]
-    separations: tuple[Separation, ...]
-    measures: tuple[Measure, ...]
-    unexplored: tuple[Unexplored, ...]
-    discovery: tuple[Discovery, ...]
-    recommendation: Literal["proceed", "skip"]  # by the share of comparisons with many changes
-    notes: tuple[str, ...]  # what was left out, one line each
-
-
 MOST_USED = 500  # ids of evidence that stand in a judgement; the digest covers all
 
 
@@ -522,6 +494,36 @@ def _decision_v1(data: dict[str, Any]) -> dict[str, Any]:
 def used_digest(ids: Sequence[str]) -> str:
     """Digest of the ids of evidence, a line each."""
     return sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest()[:16]
+
+
+class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
+    """The causal DAG as judged at one head. What is too long for one event follows in further parts of the same
+    commit: their lists go on from one to the next, the texts stand in the first."""
+
+    TYPE: ClassVar[str] = "dag.revised"
+    VERSION: ClassVar[int] = 1
+
+    procedure: str  # its name and version
+    code: str  # digest of the code that judged
+    part: int  # from 1
+    parts: int
+    head: Head
+    base: str | None  # event id of the revision before it (of its first part)
+    params: tuple[NameValue, ...]
+    skeleton: str  # the expert's file, as it was
+    skeleton_digest: str  # SHA-256 of that text
+    used: tuple[str, ...]  # ids of the events behind any figure, in log order
+    nodes: tuple[DagNode, ...]
+    edges: tuple[DagEdge, ...]
+    lineage: tuple[LineageEffect, ...]
+    interactions: tuple[Interaction, ...]
+    loops: tuple[Loop, ...]
+    separations: tuple[Separation, ...]
+    measures: tuple[Measure, ...]
+    unexplored: tuple[Unexplored, ...]
+    discovery: tuple[Discovery, ...]
+    recommendation: Literal["proceed", "skip"]  # by the share of comparisons with many changes
+    notes: tuple[str, ...]  # what was left out, one line each
 
 
 class Probed(msgspec.Struct, frozen=True):

@@ -70,6 +70,8 @@ class Data(NamedTuple):
     groups: dict[str, str]  # technique -> its kind, empty for a setting
     stacks: dict[str, tuple[str, frozenset[str]]]  # stack -> (noise class, all that it has)
     order: dict[str, int]  # event id -> position
+    named: dict[str, list[str]]  # technique -> the records that name it as theirs
+    records: int
     notes: tuple[str, ...]
 
     def interventions(self) -> dict[str, str]:
@@ -92,6 +94,8 @@ def read(tables: Reads, outcome: str) -> Data:
         recorded.groups | own.groups,
         recorded.stacks | own.stacks,
         {row["id"]: row["position"] for row in tables.rows(_CITED)},
+        recorded.named,
+        len(recorded.records),
         (*recorded.notes, *own.notes),
     )
 
@@ -108,24 +112,31 @@ class _Records:
         self.notes: list[str] = []
         self.stacks: dict[str, tuple[str, frozenset[str]]] = {}
         rows = tables.rows(
-            """SELECT record, track, left(date, 10) AS day, val_bpb, event_id FROM records
+            """SELECT record, track, left(date, 10) AS day, val_bpb, event_id FROM record_claims
             WHERE NOT starts_with(parser, 'import/') ORDER BY record"""
         )
         self.records = {row["record"]: row for row in rows}
-        known = tables.rows("SELECT intervention, kind FROM techniques WHERE known ORDER BY intervention")
-        self.groups = {row["intervention"]: row["kind"] for row in known}
+        self.groups: dict[str, str] = {}
         self.changes: dict[str, dict[str, int]] = {record: {} for record in self.records}
         self.has: dict[str, set[str]] = {record: set() for record in self.records}
         for row in tables.rows(
-            "SELECT record, intervention, status, removed FROM interventions ORDER BY record, row"
+            """SELECT record, intervention, kind, status, removed FROM interventions
+            WHERE known ORDER BY record, row"""
         ):
-            if row["record"] in self.records and row["intervention"] in self.groups:
-                if row["removed"]:
-                    self.changes[row["record"]][row["intervention"]] = -1
-                    continue
-                self.has[row["record"]].add(row["intervention"])
-                if row["status"] == "new":
-                    self.changes[row["record"]].setdefault(row["intervention"], 1)
+            if row["record"] not in self.records:
+                continue
+            name, kind = row["intervention"], row["kind"]
+            self.groups[name] = min(self.groups.get(name, kind), kind)
+            if row["removed"]:
+                self.changes[row["record"]][name] = -1
+                continue
+            self.has[row["record"]].add(name)
+            if row["status"] == "new":
+                self.changes[row["record"]].setdefault(name, 1)
+        self.named: dict[str, list[str]] = {}  # technique -> the records that name it as theirs
+        for record, has in self.has.items():
+            for name in sorted(has):
+                self.named.setdefault(name, []).append(record)
         self.parents = self._parents(tables)
         for record in self.records:
             self.stacks[record] = (self.records[record]["track"], frozenset(self._stack(record)))
@@ -314,24 +325,34 @@ class _Experiments:
     def _evidence(self, tables: Reads) -> None:
         self.finished: dict[tuple[str, str], list[str]] = {}
         for row in tables.rows(
-            """SELECT pairs.experiment, pairs.intervention, runs.finished_id FROM paired_differences AS pairs
-            INNER JOIN runs ON runs.run = pairs.run_t OR runs.run = pairs.run_c
-            WHERE pairs.both_ok AND runs.finished_id IS NOT NULL
-            ORDER BY pairs.experiment, pairs.intervention, runs.finished_position"""
+            """SELECT effects.experiment, effects.intervention, evidence.finished_id FROM effects
+            INNER JOIN experiments ON experiments.experiment = effects.experiment
+            INNER JOIN evidence ON evidence.experiment = effects.experiment
+                AND evidence.arm IN (effects.intervention, experiments.control)
+            WHERE evidence.status = 'ok'
+            ORDER BY effects.experiment, effects.intervention, evidence.finished_position"""
         ):
             self.finished.setdefault((row["experiment"], row["intervention"]), []).append(row["finished_id"])
+        # The verdict that counts is the newest by the plan's own policy; what explores never claims.
         self.verdicts = {
             (row["experiment"], row["intervention"]): (row["verdict"], row["event_id"])
             for row in tables.rows(
-                """SELECT experiment, intervention, verdict, event_id FROM decisions
-                QUALIFY row_number() OVER (PARTITION BY experiment, intervention ORDER BY position DESC) = 1
-                ORDER BY experiment, intervention"""
+                """SELECT
+                    decisions.experiment, decisions.intervention, decisions.event_id,
+                    CASE WHEN decisions.track = 'explore' THEN 'undecided' ELSE decisions.verdict END AS verdict
+                FROM decisions
+                INNER JOIN effects
+                    ON effects.experiment = decisions.experiment AND effects.intervention = decisions.intervention
+                    AND effects.policy = decisions.policy
+                WHERE decisions.latest
+                ORDER BY decisions.experiment, decisions.intervention"""
             )
         }
 
     def _outcome(self, tables: Reads) -> None:
         rows = tables.rows(
-            "SELECT experiment, intervention, effect, se, df, defect FROM effects ORDER BY experiment, intervention"
+            """SELECT experiment, intervention, effect, se, df, track, defect FROM effects
+            ORDER BY experiment, intervention"""
         )
         defects = 0
         for row in rows:
@@ -341,7 +362,15 @@ class _Experiments:
             if row["defect"]:
                 defects += 1
             elif row["effect"] is not None and row["se"] is not None and row["se"] > 0:
-                self._add(self.outcome, plan, row["intervention"], row["effect"], row["se"], row["df"])
+                self._add(
+                    self.outcome,
+                    plan,
+                    row["intervention"],
+                    row["effect"],
+                    row["se"],
+                    row["df"],
+                    row["track"] == "explore",
+                )
         if defects:
             self.notes.append(
                 f"{defects} arms have runs that nothing may be claimed from; `ledger sql` effects.defect"
@@ -376,7 +405,9 @@ class _Experiments:
                 se = math.sqrt(max(variance(values), rounding_variance(PRINTED)) / len(values))
                 self._add(target, self.plans[experiment], arm, mean(values), se, len(values) - 1.0)
 
-    def _add(self, target: str, plan: Row, arm: str, effect: float, se: float, df: float) -> None:
+    def _add(
+        self, target: str, plan: Row, arm: str, effect: float, se: float, df: float, explores: bool = False
+    ) -> None:
         experiment, where = plan["experiment"], self.where[plan["experiment"]]
         row = self.rows[experiment, arm]
         base = plan["base"][:12]
@@ -395,6 +426,8 @@ class _Experiments:
             verdict, event = self.verdicts.get((experiment, arm), (None, None))
             sign = row[0][1]
             judged = target == self.outcome and event is not None
+            if explores:
+                verdict, judged = "undecided", True
             self.trials.append(
                 Trial(
                     row[0][0],
@@ -407,6 +440,6 @@ class _Experiments:
                     digits(se),
                     df,
                     verdict if judged else None,
-                    (*evidence, event) if judged and event is not None else evidence,
+                    (*evidence, event) if target == self.outcome and event is not None else evidence,
                 )
             )

@@ -42,7 +42,7 @@ class Edges:
         delta = self.skeleton.nodes[target].delta or 0.0
         judged = judging.judge(name, target, expect, delta, self.data, self.fits, imposed)
         programs = self.found_too.get((name, target), ())
-        if judged is not None and not imposed and judged.status == "undecided":
+        if judged is not None and not imposed and judged.status in ("undecided", "no_effect_that_matters"):
             judged = None  # nobody drew it and nothing shows it
         if judged is None:
             if programs:
@@ -103,12 +103,11 @@ def _found_too(discovery: Sequence[Discovery]) -> dict[tuple[str, str], tuple[st
     """(src, dst) -> the programs that found the two adjacent. Of a merged column each member counts."""
     found: dict[tuple[str, str], list[str]] = {}
     for one in discovery:
-        members = {
-            text.split(" = ")[0]: tuple(text.split(" = ")) for text in one.merged if not text.endswith("= const")
-        }
+        told = [text.split(" = ") for text in one.merged if not text.endswith(" = const")]
+        members = {names[0]: [name.removeprefix("not ") for name in names] for names in told}
         for edge in one.proposed:
-            for a in members.get(edge.src, (edge.src,)):
-                for b in members.get(edge.dst, (edge.dst,)):
+            for a in members.get(edge.src, [edge.src]):
+                for b in members.get(edge.dst, [edge.dst]):
                     for pair in ((a, b), (b, a)):
                         if one.algorithm not in found.setdefault(pair, []):
                             found[pair].append(one.algorithm)

@@ -8,6 +8,7 @@ of edges that some comparison of one change tests, pairs that always come togeth
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -23,8 +24,8 @@ SEEDS = 3  # of each arm of an experiment that separates
 UNTRIED = 20  # combinations that are listed
 
 
-def measures(outcome: str, data: Data, fits: Sequence[Fit], together: int) -> list[Measure]:
-    """Figures about all comparisons on the outcome. `together` is the number of pairs that never come apart."""
+def measures(outcome: str, data: Data, fits: Sequence[Fit]) -> list[Measure]:
+    """Figures about all comparisons on the outcome."""
     used = [one for one in data.contrasts if one.target == outcome and one.primary]
     changes = [len(one.row) for one in used]
     techniques = sorted({name for one in used for name, _ in one.row})
@@ -52,13 +53,19 @@ def measures(outcome: str, data: Data, fits: Sequence[Fit], together: int) -> li
             _share(len([1 for one, j in told if one.effects.practical[j]]), len(told)),
             "techniques of which the data say more than the prior",
         ),
-        Measure("always_together", float(together), "pairs of techniques that no record has one without the other"),
+        Measure("always_together", float(always_together(data)), "pairs of techniques that no record has apart"),
         Measure(
             "outliers",
             float(len([1 for one in mine for extra in one.effects.extra if extra > 0])),
             "comparisons that the others do not foresee, which count less",
         ),
     ]
+
+
+def always_together(data: Data) -> int:
+    """Pairs of techniques of which no record names one without the other."""
+    alike = Counter(tuple(records) for records in data.named.values())
+    return int(math.fsum([count * (count - 1) // 2 for count in alike.values()]))
 
 
 def _share(part: int, whole: int) -> float:

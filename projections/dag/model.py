@@ -55,7 +55,7 @@ class Fit(NamedTuple):
     techniques: tuple[str, ...]
     contrasts: tuple[Contrast, ...]  # that entered
     effects: lineage.LineageEffects  # its covariance is what a planner needs
-    quantile: float  # of the 90 % intervals: t, on the comparisons less the parameters that they paid for
+    df: float  # of the t intervals: the comparisons less the parameters that they paid for
     stability: tuple[float, ...]
     loo: tuple[tuple[float, float] | None, ...]
     counts: tuple[int, ...]
@@ -68,9 +68,9 @@ class Fit(NamedTuple):
         """Its index, None where no comparison changes it."""
         return self.techniques.index(technique) if technique in self.techniques else None
 
-    def interval(self, j: int) -> tuple[float, float]:
-        """The 90 % interval of effect j."""
-        half = self.quantile * self.effects.sd[j]
+    def interval(self, j: int, tail: float = 0.05) -> tuple[float, float]:
+        """The interval of effect j with `tail` on either side: of 90 %, where not said otherwise."""
+        half = float(t_bound(tail, self.df)) * self.effects.sd[j]
         return self.effects.mean[j] - half, self.effects.mean[j] + half
 
 
@@ -108,9 +108,9 @@ def fit(mine: Sequence[Contrast], data: Data, delta: float, root: str) -> Fit:
         techniques,
         tuple(used),
         effects,
-        float(t_bound(0.05, max(FEWEST_DF, len(used) - 1 - paid))),
+        max(FEWEST_DF, len(used) - 1 - paid),
         _stability(branches, effects, used, root),
-        _leave_one_out(branches, len(techniques), d, used),
+        _leave_one_out(branches, effects, d, used),
         tuple(len([row for row in rows if row[j]]) for j in range(len(techniques))),
         identifiability.identify(rows, len(techniques)),
         interaction_sd,
@@ -179,18 +179,21 @@ def _stability(
 
 
 def _leave_one_out(
-    branches: _Branches, k: int, d: Array, used: Sequence[Contrast]
+    branches: _Branches, effects: lineage.LineageEffects, d: Array, used: Sequence[Contrast]
 ) -> tuple[tuple[float, float] | None, ...]:
-    """Smallest and largest effect when a branch that changes the technique is left out; None with one branch."""
-    count = len(branches.names)
+    """Smallest and largest effect when a branch that changes the technique is left out; None with one branch.
+
+    Of the effect at fixed scales the shift is taken, and added to the effect that the grid gave.
+    """
+    count, k = len(branches.names), d.shape[1]
     if count < 2:
-        return (None,) * k
-    mean, _ = _effects(branches, 1.0 - np.eye(count))
+        return tuple([None] * k)
+    mean, _ = _effects(branches, np.concatenate([np.ones((1, count)), 1.0 - np.eye(count)]))
     found: list[tuple[float, float] | None] = []
     for j in range(k):
         at = {one.branch for i, one in enumerate(used) if d[i, j]}
-        touched = [float(mean[b, j]) for b, name in enumerate(branches.names) if name in at]
-        found.append((min(touched), max(touched)))
+        shift = [float(mean[b, j] - mean[0, j]) for b, name in enumerate(branches.names, 1) if name in at]
+        found.append((effects.mean[j] + min(shift), effects.mean[j] + max(shift)))
     return tuple(found)
 
 

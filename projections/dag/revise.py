@@ -69,8 +69,7 @@ def revise(tables: Tables, skeleton: Skeleton, discovery: Sequence[Discovery] = 
     used = judging.in_order([one for _, ids in edges for one in ids], data)
     place = {one: at for at, one in enumerate(used)}
     outcome = skeleton.outcome
-    together = tables.rows("SELECT a, b FROM cooccurrence WHERE always_together ORDER BY a, b")
-    told = measures.measures(outcome.id, data, fits, len(together))
+    told = measures.measures(outcome.id, data, fits)
     share = next(one.value for one in told if one.name == "many_share")
     made = DagRevised(
         procedure=PROCEDURE,
@@ -116,7 +115,7 @@ def revise(tables: Tables, skeleton: Skeleton, discovery: Sequence[Discovery] = 
         unexplored=tuple(measures.unexplored(outcome.id, True, data, fits)),
         discovery=tuple(discovery),
         recommendation="skip" if share > measures.TOO_MANY else "proceed",
-        notes=tuple(_notes(skeleton, data, fits, tables)),
+        notes=tuple(_notes(skeleton, data, fits)),
     )
     return msgspec.convert(_rounded(msgspec.to_builtins(made)), DagRevised)
 
@@ -194,7 +193,7 @@ def _lineage(fits: Sequence[Fit]) -> list[LineageEffect]:
 
 
 def _loops(fits: Sequence[Fit]) -> list[Loop]:
-    found = []
+    found: list[Loop] = []
     for fit in fits:
         for one in fit.loops:
             z = one.residual / one.sd
@@ -207,7 +206,7 @@ def _loops(fits: Sequence[Fit]) -> list[Loop]:
     return found
 
 
-def _notes(skeleton: Skeleton, data: Data, fits: Sequence[Fit], tables: Tables) -> list[str]:
+def _notes(skeleton: Skeleton, data: Data, fits: Sequence[Fit]) -> list[str]:
     """What was left out and what to look at, one line each."""
     found = list(data.notes)
     for fit in fits:
@@ -224,11 +223,10 @@ def _notes(skeleton: Skeleton, data: Data, fits: Sequence[Fit], tables: Tables) 
                     f"{one.child}: {one.value:+.4g} against {one.parent} is not what the others foresee; it counts "
                     "little (is that its parent?)"
                 )
-    everywhere = tables.rows(
-        """SELECT intervention FROM techniques, (SELECT count(*) AS n FROM records) AS size
-        WHERE known AND records = size.n ORDER BY intervention"""
+    changed = data.interventions()
+    still = sorted(
+        name for name, records in data.named.items() if len(records) == data.records > 1 and name not in changed
     )
-    still = [row["intervention"] for row in everywhere if row["intervention"] not in data.interventions()]
     if still:
         found.append(f"in every record, so that no comparison changes it: {', '.join(still)}")
     measured = {fit.target for fit in fits}

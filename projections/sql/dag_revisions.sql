@@ -27,15 +27,27 @@
 --   head_position: how many events it read
 --   head_root: Merkle root of those events
 --   recorded_at: when it was made
-WITH held AS (
+WITH parts AS (
     SELECT
         position - part + 1 AS revision,
-        max(parts) AS parts,
-        list_sum(list(len(used)))::BIGINT AS used,
-        list_sum(list(len(nodes)))::BIGINT AS nodes,
-        list_sum(list(len(list_filter(nodes, lambda node: node.kind = 'intervention'))))::BIGINT AS interventions,
-        array_to_string(flatten(list(notes ORDER BY part)), chr(10)) AS notes
+        part,
+        parts,
+        len(used) AS used,
+        len(nodes) AS nodes,
+        len(list_filter(nodes, lambda node: node.kind = 'intervention')) AS interventions,
+        notes
     FROM facts.dag_revised
+),
+
+held AS (
+    SELECT
+        revision,
+        max(parts) AS parts,
+        list_sum(list(used ORDER BY part))::BIGINT AS used,
+        list_sum(list(nodes ORDER BY part))::BIGINT AS nodes,
+        list_sum(list(interventions ORDER BY part))::BIGINT AS interventions,
+        array_to_string(flatten(list(notes ORDER BY part)), chr(10)) AS notes
+    FROM parts
     GROUP BY revision
     HAVING count(*) = max(parts)
 ),
