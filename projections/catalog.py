@@ -1,7 +1,7 @@
 """The tables: one SQL file each, with its head comment as documentation, in an order that is derived.
 
 A head gives what the table is for, `kind` (table: built and kept; view: read through), `key` (columns
-that identify a row, and its total order) and, for a table, `scope`: the column (run, experiment, record or noise_class)
+that identify a row, and its total order) and, for a table, `scope`: the column (see engine.py)
 such that a row depends only on source rows of the same scope. That is what makes incremental
 building right: when events touch some runs, only the rows of those runs are made again. Records are
 judged by what all of them show together, so an event of one of them touches all. With scope `all` every row
@@ -25,6 +25,8 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 
 ESTIMATES = "estimates"  # the relation that judged.py makes for effects.sql
+NOISES = "noises"  # noise.py, for noise.sql
+STREAMED = "streamed"  # alpha.py, for alpha_ledger.sql
 AUDITED = "audited"  # the relation that claims.py makes for claim_audit.sql
 SCREENED = "screened"  # the relation that screened.py makes for screen_effects.sql
 TRANSFERRED = "transferred"  # those that transfers.py makes for transfer.sql
@@ -33,6 +35,8 @@ ALL = "all"  # the scope of a table whose rows depend on everything
 RANKED = "ranked"  # the relation that ranking.py makes for next_interventions.sql
 MADE_FROM = {  # what the relations that Python makes are made from, each sorted by its key
     ESTIMATES: ("experiments", "runs", "paired_differences", "evidence", "noise_arms"),
+    NOISES: ("noise_arms", "runs", "experiments"),
+    STREAMED: ("effects", "experiments"),
     AUDITED: (
         "records", "record_seeds", "seed_sources", "lineage", "leaderboard", "record_tests", "record_selections",
     ),
@@ -149,6 +153,6 @@ def code_digest() -> str:
     for name, item in sorted(paths, key=lambda path: path[0]):
         if name.endswith((".py", ".sql")):
             total.update(name.encode() + b"\0" + item.read_bytes() + b"\0")
-    for name in ("cycles.py", "dag.py", "events.py", "records.py"):
+    for name in ("cycles.py", "dag.py", "events.py", "records.py", "upcasters.py"):
         total.update(resources.files("ledger").joinpath(name).read_bytes())
     return total.hexdigest()[:16]

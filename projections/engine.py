@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
@@ -28,25 +28,22 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
-from projections import catalog, claims, judged, ranking, screened, staging, transfers
+from projections import alpha, catalog, claims, judged, noise, ranking, screened, staging, transfers
 from projections.digest import parts_digest
 from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record", "noise_class")
+_SCOPES = ("run", "experiment", "record", "noise_class", "track")
 _MADE = {  # the relations that Python makes
     catalog.ESTIMATES: judged.SCHEMA,
+    catalog.NOISES: noise.SCHEMA,
+    catalog.STREAMED: alpha.SCHEMA,
     catalog.AUDITED: claims.SCHEMA,
     catalog.SCREENED: screened.SCHEMA,
     catalog.TRANSFERRED: transfers.SCHEMA,
     catalog.FORESEEN: transfers.PREDICTED,
     catalog.RANKED: ranking.SCHEMA,
-}
-_FROM_ALL = {  # of these those that are made anew each time
-    catalog.TRANSFERRED: transfers.slopes,
-    catalog.FORESEEN: transfers.predictions,
-    catalog.RANKED: ranking.next_interventions,
 }
 
 
@@ -285,10 +282,11 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
 
 
 def _mark_classes(connection: duckdb.DuckDBPyConnection) -> None:
-    """Noise classes that the runs in question are in."""
+    """Noise classes that the runs and the plans in question are in."""
     connection.execute(
         """INSERT INTO dirty_noise_class
-        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)"""
+        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)
+        UNION SELECT noise_class FROM main.experiments WHERE experiment IN (SELECT experiment FROM dirty_plan)"""
     )
 
 
@@ -335,15 +333,8 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
             """INSERT INTO arms_before SELECT * FROM main.noise_arms
             WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"""
         )
-    if catalog.ESTIMATES in made:
-        _estimate(connection, all_rows)
-    if catalog.AUDITED in made:
-        _audit(connection)
-    if catalog.SCREENED in made:
-        query = _query(connection)
-        connection.register(catalog.SCREENED, screened.screened(query, None if all_rows else _experiments(query)))
-    for name in made & _FROM_ALL.keys():
-        connection.register(name, _FROM_ALL[name](_query(connection)))
+    for name in sorted(made):
+        connection.register(name, _MAKERS[name](connection, all_rows))
     whole = table.scope == catalog.ALL
     _scope(connection, table, all_rows or whole)
     dirty = "" if whole else f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
@@ -355,18 +346,23 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
         connection.unregister(name)
 
 
-def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
-    """Judge the experiments in question and offer the rows as the relation `estimates`."""
-    query = _query(connection)
+def _rows(connection: duckdb.DuckDBPyConnection) -> Query:
+    """A query on the tables that are being built, for the functions that make relations."""
+
+    def query(sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        return list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
+
+    return query
+
+
+def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Judge the experiments in question."""
+    query = _rows(connection)
     wanted: list[str] | None = None
     if not all_rows:
         _reach(connection)
         wanted = _experiments(query)
-    connection.register(catalog.ESTIMATES, judged.table(judged.judged(query, gather(query, wanted))))
-
-
-def _query(connection: duckdb.DuckDBPyConnection) -> Query:
-    return lambda sql, parameters: list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
+    return judged.table(judged.judged(query, gather(query, wanted)))
 
 
 def _experiments(query: Query) -> list[str]:
@@ -374,17 +370,56 @@ def _experiments(query: Query) -> list[str]:
     return [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())]
 
 
-def _audit(connection: duckdb.DuckDBPyConnection) -> None:
-    """Recompute what the records claim, all of it or nothing, and offer the rows as the relation `audited`."""
-    if not connection.execute("SELECT 1 FROM dirty_record LIMIT 1").fetchall():
-        connection.register(catalog.AUDITED, claims.SCHEMA.empty_table())
-        return
+def _screened(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Average effects of the screens in question."""
+    query = _rows(connection)
+    return screened.screened(query, None if all_rows else _experiments(query))
+
+
+def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """What is known of the noise classes in question."""
+    if not all_rows:
+        _mark_classes(connection)
+    which = "SELECT DISTINCT noise_class FROM " + ("main.runs" if all_rows else "dirty_noise_class")
+    query = _rows(connection)
+    return noise.known(query, [row["noise_class"] for row in query(f"{which} ORDER BY ALL", ())])
+
+
+def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """A stream depends on all that came before: all of it, or nothing."""
+    if not _some(connection, "experiment", all_rows):
+        return alpha.SCHEMA.empty_table()
+    connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
+    return alpha.stream(_rows(connection))
+
+
+def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Recompute what the records claim, all of it or nothing."""
+    if not _some(connection, "record", False):
+        return claims.SCHEMA.empty_table()
     keys = {table.name: ", ".join(table.key) for table in catalog.tables()}
     given = [
         connection.sql(f"SELECT * FROM main.{name} ORDER BY {keys[name]}").to_arrow_table().to_pylist()
         for name in catalog.MADE_FROM[catalog.AUDITED]
     ]
-    connection.register(catalog.AUDITED, claims.audit(*given))
+    return claims.audit(*given)
+
+
+def _some(connection: duckdb.DuckDBPyConnection, scope: str, all_rows: bool) -> bool:
+    return all_rows or bool(connection.execute(f"SELECT 1 FROM dirty_{scope} LIMIT 1").fetchall())
+
+
+_MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], pa.Table]] = {
+    catalog.ESTIMATES: _estimate,
+    catalog.NOISES: _noise,
+    catalog.STREAMED: _stream,
+    catalog.AUDITED: _audit,
+    catalog.SCREENED: _screened,
+    # made anew each time, from everything
+    catalog.TRANSFERRED: lambda connection, _: transfers.slopes(_rows(connection)),
+    catalog.FORESEEN: lambda connection, _: transfers.predictions(_rows(connection)),
+    catalog.RANKED: lambda connection, _: ranking.next_interventions(_rows(connection)),
+}
 
 
 def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:

@@ -3,17 +3,18 @@
 -- them count; then those up to the last step of a rising grid (each a quarter more), so that a single further run does
 -- not move every figure of the class.
 -- kind: table
--- key: noise_class, study, arm
+-- key: noise_class, unit, study, arm
 -- scope: noise_class
 -- columns:
 --   noise_class: platform, scale, metric and stage
+--   unit: run (spread of an arm's values), or fork (spread of its differences from the control, of the tier fork)
 --   study: the experiment; for runs on their own their base
 --   arm: name of the arm
 --   n: seeds
 --   df: degrees of freedom
---   mean: mean of its values
+--   mean: mean of its values, or of its differences
 --   variance: variance over its seeds
---   newness: 1 for the arm that was complete last; the 200 newest are what others borrow
+--   newness: 1 for the arm of its unit that was complete last; the 200 newest are what others borrow
 --   position: position of its last outcome
 WITH RECURSIVE grid(n) AS (
     SELECT 256
@@ -39,23 +40,58 @@ numbered AS (
     )
 ),
 
-arms AS (
-    SELECT noise_class, study, arm, list(value ORDER BY seed) AS ys, max(finished_position) AS position
+known AS (
+    SELECT *
     FROM numbered
     WHERE number <= CASE WHEN many <= 256 THEN many ELSE (SELECT max(n) FROM grid WHERE n <= many) END
+),
+
+-- Two runs that continue one checkpoint differ by far less than two runs: a unit of its own.
+forks AS (
+    SELECT
+        treatment.noise_class,
+        treatment.study,
+        treatment.arm,
+        treatment.seed,
+        treatment.value - control.value AS value,
+        greatest(treatment.finished_position, control.finished_position) AS finished_position
+    FROM known AS treatment
+    INNER JOIN experiments
+        ON experiments.experiment = treatment.study
+        AND experiments.noise_class = treatment.noise_class
+        AND experiments.control <> treatment.arm
+        AND experiments.pair_tier = 'fork'
+    INNER JOIN known AS control
+        ON control.study = treatment.study
+        AND control.arm = experiments.control
+        AND control.seed = treatment.seed
+        AND control.noise_class = treatment.noise_class
+),
+
+arms AS (
+    SELECT
+        noise_class, 'run' AS unit, study, arm, list(value ORDER BY seed) AS ys, max(finished_position) AS position
+    FROM known
+    GROUP BY noise_class, study, arm
+    HAVING count(*) > 1
+    UNION ALL
+    SELECT
+        noise_class, 'fork' AS unit, study, arm, list(value ORDER BY seed) AS ys, max(finished_position) AS position
+    FROM forks
     GROUP BY noise_class, study, arm
     HAVING count(*) > 1
 )
 
 SELECT
     noise_class,
+    unit,
     study,
     arm,
     len(ys) AS n,
     len(ys) - 1 AS df,
     list_avg(ys) AS mean,
     list_var_samp(ys) AS variance,
-    row_number() OVER (PARTITION BY noise_class ORDER BY position DESC, study, arm) AS newness,
+    row_number() OVER (PARTITION BY noise_class, unit ORDER BY position DESC, study, arm) AS newness,
     position
 FROM arms
-ORDER BY noise_class, study, arm
+ORDER BY noise_class, unit, study, arm
