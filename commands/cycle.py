@@ -23,6 +23,7 @@ from ledger.writer import Draft, Expect
 if TYPE_CHECKING:
     from runners.cycle_plan import CyclePlan
     from runners.cycling import Planned
+    from runners.plan import Plan
 
 
 @click.command("cycle")
@@ -196,12 +197,18 @@ def _run(log: Log, plan: CyclePlan, ranked: CycleRanked) -> bool:
     from commands.run import Progress, runner_for
     from runners.conduct import conduct
 
-    experiment = plan.experiment(ranked.experiment, ranked.chosen, ranked.seeds, ranked.alpha)
+    experiment = _plan_of(plan, ranked)
     runner = runner_for(experiment, log)
     say(f"run: {experiment.name}, {len(experiment.cells())} runs")
     with Progress(experiment) as progress:
         done = conduct(log, experiment, runner, progress.update)
     return not done.interrupted
+
+
+def _plan_of(plan: CyclePlan, ranked: CycleRanked) -> Plan:
+    """The plan that a ranking asks for. Series of one name on two bases are two families."""
+    family = f"{plan.name}/{ranked.cycle[:8]}"
+    return plan.experiment(ranked.experiment, ranked.chosen, ranked.seeds, family, ranked.number)
 
 
 def _decide(log: Log, ranked: CycleRanked, planned: CyclePlanned) -> None:
@@ -287,7 +294,7 @@ def _tell_dry(asked: Asked, log: Log, plan: CyclePlan, found: Planned, folder: P
         "plan": None,
     }
     if ranked.chosen:
-        told["plan"] = plan.experiment(ranked.experiment, ranked.chosen, ranked.seeds, ranked.alpha).text
+        told["plan"] = _plan_of(plan, ranked).text
     if asked.json:
         print_json(told)
         return

@@ -213,7 +213,7 @@ def _of_cycle(tables: Any, row: dict[str, Any], name: str, arms: list[str], seed
         (row["about"], row["base"]),
     )
     plan = parse(found["plan"], f"cycle plan {row['about']}")
-    whole = plan.experiment(name, [one.name for one in plan.candidates], seeds, plan.alpha)
+    whole = plan.experiment(name, [one.name for one in plan.candidates], seeds)
     raw = proposals.raw_plan(whole.text, name)
     if row["action"] == "factorial_screen":
         return proposals.screen(raw, arms, name, seeds, row["reason"])[0]

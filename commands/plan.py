@@ -242,7 +242,16 @@ def _screen_power(told: dict[str, Any], factors: int, stated: float | None) -> l
     noises = [("log", known["sd"] if known else None), ("stated", stated)]
     rows = []
     for source, sd in [each for each in noises if each[1] is not None] or [("unknown", None)]:
-        seen = sight(arms=2, seeds=half, family=factors, alpha=told["alpha"], look=1, delta=told["delta"], sd=sd)
+        seen = sight(
+            policy=told["policy"],
+            arms=2,
+            seeds=half,
+            family=factors,
+            alpha=told["alpha"],
+            look=1,
+            delta=told["delta"],
+            sd=sd,
+        )
         rows.append({"when": "now", "noise": source, **seen._asdict()})
     return rows
 

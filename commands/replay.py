@@ -45,6 +45,8 @@ def command(asked: Asked, what: str | None, every: bool, against: str | None) ->
         say("no judgement in this ledger yet; `ledger decide` and `ledger dag revise` make them")
         return 0
     if against:
+        if not every and not isinstance(judgements[0].data, DecisionMade):
+            raise UsageError(f"event {judgements[0].position} is {judgements[0].type}; --against is for decisions")
         return _against(asked, log, judgements)
     different = 0
     for event, differences in replay(log, judgements):

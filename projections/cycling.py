@@ -1,8 +1,8 @@
 """A series of cycles as the log shows it: where it stands, the next ranking as a judgement, and its replay.
 
 Everything is derived from events, so a process that was killed at any moment leaves a log from which the next one
-sees what is to be done: run the plan of the last ranking, decide it, or rank anew. A ranking is a pure function of the
-tables at its head and of the cycle plan; whether the series ends is part of it.
+sees what is to be done: run the plan of the last ranking, decide it, or rank anew. A ranking is a pure function of
+the tables at its head and of the cycle plan; whether the series ends is part of it.
 """
 
 from __future__ import annotations

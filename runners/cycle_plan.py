@@ -91,8 +91,13 @@ class CyclePlan(msgspec.Struct, frozen=True, kw_only=True):
         first = self.first_seed + (number - 1) * self.seeds
         return tuple(range(first, first + self.seeds))
 
-    def experiment(self, name: str, chosen: Sequence[str], seeds: Sequence[int], alpha: float) -> Plan:
-        """The plan that measures some candidates in one cycle, as text that can be run by itself."""
+    def experiment(
+        self, name: str, chosen: Sequence[str], seeds: Sequence[int], family: str = "", cycle: int | None = None
+    ) -> Plan:
+        """The plan that measures some candidates, as text that can be run by itself.
+
+        As a cycle of a family it spends its share of the family's alpha; without one it is a plan by itself.
+        """
         arms = [self.raw["control"]]
         by_name = {one["name"]: one for one in self.raw["candidate"]}
         for one in chosen:
@@ -100,7 +105,8 @@ class CyclePlan(msgspec.Struct, frozen=True, kw_only=True):
         told = {key: self.raw[key] for key in _PASSED if key in self.raw}
         rest: dict[str, Any] = {key: self.raw[key] for key in ("trainer", "script") if key in self.raw}
         content: dict[str, Any] = {"name": name, "question": self.question or None, **told}
-        content |= {"delta": self.delta, "alpha": alpha, "seeds": list(seeds), **rest, "arm": arms}
+        content |= {"delta": self.delta, "alpha": self.alpha, "seeds": list(seeds)}
+        content |= {"family": family or None, "cycle": cycle, **rest, "arm": arms}
         return plans.parse(plan_text.dumps(content), f"the plan of {name}")
 
 
@@ -159,7 +165,9 @@ def _plan(
     content: dict[str, Any] = {key: raw[key] for key in _PASSED if key in raw}
     content |= {key: raw[key] for key in ("name", "question", "delta", "alpha", "trainer", "script") if key in raw}
     try:
-        return plans.build({**content, "seeds": list(range(seeds)), "arm": arms}, where, "")
+        # As one of a family's cycles: only policies that split alpha over them can judge it.
+        shared = {"family": "cycles", "cycle": 1}
+        return plans.build({**content, **shared, "seeds": list(range(seeds)), "arm": arms}, where, "")
     except UsageError as error:
         raise UsageError(_in_our_words(str(error))) from None
 

@@ -256,7 +256,9 @@ def test_cycles_end_by_a_rule_with_every_step_on_record(place):
         "dag.revised",
         "cycle.ranked",
     ]
-    assert place.sql("SELECT alpha FROM experiments")[0]["alpha"] == 0.025
+    assert place.sql("SELECT DISTINCT alpha_granted, cycle FROM alpha_ledger") == [
+        {"alpha_granted": 0.025, "cycle": 1}
+    ]
     (first, last) = place.sql("SELECT number, runs, stopped FROM budget ORDER BY position")
     assert (first["runs"], first["stopped"], last["stopped"]) == (6, "", "confirmed")
     assert "come out exactly" in place.call("replay", "--all").out
@@ -275,10 +277,8 @@ def test_a_series_that_has_ended_goes_on_when_it_is_planned_with_another_end(pla
     assert told["cycles"] == 2
     seeds = place.sql("SELECT DISTINCT seed FROM runs ORDER BY seed")
     assert [row["seed"] for row in seeds] == [0, 1, 2, 3]
-    assert [row["alpha"] for row in place.sql("SELECT alpha FROM experiments ORDER BY registered_position")] == [
-        0.025,
-        pytest.approx(0.05 / 6),
-    ]
+    granted = place.sql("SELECT DISTINCT cycle, alpha_granted FROM alpha_ledger ORDER BY cycle")
+    assert [row["alpha_granted"] for row in granted] == [0.025, pytest.approx(0.05 / 6)]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def test_what_is_decided_is_told_and_may_not_be_chosen(world):
 
     experiment = world.experiment("one", {"a": -0.05, "b": -0.003})
     built = tables(world.log)
-    world.log.writer.append([Draft(f"experiment/{experiment}", made) for made in decide(built, experiment)])
+    (made,) = [made for made in decide(built, experiment) if made.intervention == "a"]
+    world.log.writer.append([Draft(f"experiment/{experiment}", made)])
     built.close()
     rows = {row["candidate"]: row for row in world.rows() if row["action"] == "add_seeds"}
     assert (rows["a"]["rank"], rows["a"]["blocked_by"]) == (None, "decided: better")

@@ -49,10 +49,11 @@ def test_each_cycle_has_fresh_seeds():
 
 
 def test_the_plan_of_a_cycle_is_one_that_can_be_run_by_itself():
-    made = parse(PLAN, "p").experiment("try-c2", ("wide",), (2, 3), 0.0083)
+    made = parse(PLAN, "p").experiment("try-c2", ("wide",), (2, 3), "try/1234", 2)
     again = parse_plan(made.text, "again")
     assert again == made
-    assert (again.alpha, again.seeds, again.trainer) == (0.0083, (2, 3), {"steps": 5})
+    assert (again.alpha, again.family, again.cycle) == (0.05, "try/1234", 2)
+    assert (again.seeds, again.trainer) == ((2, 3), {"steps": 5})
     assert [(arm.name, arm.set, arm.predict) for arm in again.arm] == [
         ("relu2", {}, "different"),
         ("wide", {"mlp_mult": 4}, "better"),
@@ -65,7 +66,7 @@ def test_a_script_and_everything_else_of_a_plan_is_passed_on():
         "set = { mlp_mult = 4 }", 'env = { X = "é\\"\\\\" }'
     )
     text = 'metric = "acc"\ndirection = "higher"\nscale = "small"\ntimeout = 5\n' + text
-    made = parse(text, "p").experiment("try-c1", ("gelu", "wide"), (0, 1), 0.025)
+    made = parse(text, "p").experiment("try-c1", ("gelu", "wide"), (0, 1))
     assert (made.metric, made.direction, made.scale, made.timeout) == ("acc", "higher", "small", 5)
     assert made.script.command == ("sh", "-c", "true")
     assert [(arm.env, arm.args) for arm in made.arm[1:]] == [({"X": "1"}, ("--x",)), ({"X": 'é"\\'}, ())]
@@ -96,6 +97,7 @@ def test_a_script_and_everything_else_of_a_plan_is_passed_on():
         ('predict = "better"', 'predict = "good"', "'good' is not one of better, worse, different"),
         ("[[candidate]]", "[[arm]]", r"this is a plan with arms: `ledger run`"),
         ("name = \"try\"", "name =", "not TOML"),
+        ("seeds = 2", 'seeds = 2\npolicy = "seed-plan"', "only policy ledger splits alpha"),
         ("seeds = 2", "seeds = 2\nrecords = 3", "records must be a folder"),
         ("seeds = 2", "seeds = 2\nadopt = inf", "adopt must be a number"),
     ],
