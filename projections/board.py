@@ -169,7 +169,7 @@ def _arms(query: Query) -> list[Row]:
         WHERE arms.arm.name <> arms.control
         QUALIFY row_number() OVER (
             PARTITION BY arms.base, arms.noise_class, base.condition, arms.condition
-            ORDER BY coalesce(verdicts.position, -1) DESC, arms.position DESC, arms.experiment
+            ORDER BY coalesce(verdicts.position, -1) DESC, arms.position DESC, arms.experiment, arms.arm.name
         ) = 1
         ORDER BY arms.base, arms.noise_class, control_condition, arms.condition""",
         (),
