@@ -56,6 +56,9 @@ def command(
         found = standing(log, plan, runner, base, experiment, around)
         state = _state(found, path, amend)
         told = _tell(asked, log, plan, around, found, sd)
+        told["factors"] = [factor.name for factor in plan.factor]
+        if plan.kind == "screen":
+            told["power"] = _screen_power(told, len(plan.factor), sd)
         position: int | None = None
         if state != "registered before" and not dry_run:
             registered = register(log, plan, runner, base, experiment, around, reason or "")
@@ -201,6 +204,8 @@ def _power(found: Standing, tables: Any, known: Noise | None, stated: float | No
     from projections.planning import bank, sight
 
     wanted = found.wanted
+    if not wanted.hypotheses:
+        return []  # a screen, see _screen_power
     whens = [("now", len(wanted.seeds), found.look)]
     if wanted.n_max is not None and wanted.n_max > len(wanted.seeds):
         last = len(wanted.looks) if wanted.stopping == "looks" else found.look
@@ -228,6 +233,29 @@ def _power(found: Standing, tables: Any, known: Noise | None, stated: float | No
                 sd=sd,
             )
             rows.append({"when": when, "noise": source, **seen._asdict()})
+    return rows
+
+
+def _screen_power(told: dict[str, Any], factors: int, stated: float | None) -> list[dict[str, Any]]:
+    """What a screen shows: each factor compares half of all its runs with the other half."""
+    from projections.planning import sight
+
+    half = (told["runs"]["now"] + told["runs"]["on_record"]) // 2
+    known = told["noise"]
+    noises = [("log", known["sd"] if known else None), ("stated", stated)]
+    rows = []
+    for source, sd in [each for each in noises if each[1] is not None] or [("unknown", None)]:
+        seen = sight(
+            policy=told["policy"],
+            arms=2,
+            seeds=half,
+            family=factors,
+            alpha=told["alpha"],
+            look=1,
+            delta=told["delta"],
+            sd=sd,
+        )
+        rows.append({"when": "now", "noise": source, **seen._asdict()})
     return rows
 
 
@@ -265,6 +293,8 @@ def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
         f"{claim['arm']} {claim['predict']}" + ("" if claim["effect"] is None else f" by {claim['effect']:+g}")
         for claim in told["hypotheses"]
     ]
+    if told["factors"]:
+        claims = [f"average effects of {', '.join(told['factors'])}, over stacks of them"]
     count = f"{len(claims)} hypothes{'is' if len(claims) == 1 else 'es'}"
     seeds = f"{ranges(told['seeds'])}, to {'confirm' if told['seed_role'] == 'confirm' else 'tune'}"
     if told["tuning_seeds"]:
@@ -273,8 +303,10 @@ def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("plan", f"{told['name']}, experiment {told['experiment']}"),
         ("question", told["question"]),
-        ("family", f"{told['family']}, {count}"),
-        ("hypotheses", f"against {told['control']}: {', '.join(claims)}"),
+        ("family", "" if told["factors"] else f"{told['family']}, {count}"),
+        ("screens", claims[0])
+        if told["factors"]
+        else ("hypotheses", f"against {told['control']}: {', '.join(claims)}"),
         ("metric", f"{told['metric']}, {told['direction']} is better; an effect matters from {told['delta']:g}"),
         ("alpha", _alpha(told)),
         ("seeds", seeds),
@@ -327,13 +359,16 @@ def _sees(row: dict[str, Any], told: dict[str, Any]) -> str:
     """One line on what a number of seeds can see."""
     if row["in_sd"] is None:
         return f"{told['policy']} judges against a target or a margin: what a plan can see is not told"
-    by = f"{row['seeds']} seeds" + (" (stated sd)" if row["noise"] == "stated" and told["noise"] else "")
+    by = f"{row['seeds']} runs a level" if told["factors"] else f"{row['seeds']} seeds"
+    if row["noise"] == "stated" and told["noise"]:
+        by += " (stated sd)"
     if row["smallest"] is None:
         return f"{by}: 80 % for an effect of {row['in_sd']:.2g} sd of one run"
     text = f"{by}: 80 % for an effect of {row['smallest']:.2g}, {100 * row['at_delta']:.0f} % for {told['delta']:g}"
     if row["at_delta"] < 0.8:
         need = row["seeds_for_delta"]
-        text += f", which needs {need} seeds" if need else ", which needs more than 10,000 seeds"
+        unit = "runs a level" if told["factors"] else "seeds"
+        text += f", which needs {need} {unit}" if need else ", which needs more than 10,000 seeds"
     return text
 
 

@@ -65,7 +65,14 @@ def command(
         return 130
     decisions: list[Any] = []
     position: int | None = None
-    if len(plan.arm) > 1:
+    screen: Any = None
+    if plan.kind == "screen":
+        from commands.screens import decide_screen
+
+        judged = decide_screen(log, done.experiment)
+        assert judged is not None
+        screen, position = judged
+    elif len(plan.arm) > 1:
         from commands.decide import decide
 
         ((decisions, position),) = decide(log, done.experiment)
@@ -73,7 +80,7 @@ def command(
     from commands.compact import compact_or_warn
 
     sign_or_warn(log)
-    _tell(asked, log, plan, done, decisions, position)
+    _tell(asked, log, plan, done, decisions, position, screen)
     compact_or_warn(log)
     if len(plan.cells()) == 1 and done.ran and done.exit_code:
         return done.exit_code  # one wrapped command: its own code passes through
@@ -260,7 +267,15 @@ class Progress:
             self.live.console.print(line, markup=False)
 
 
-def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[Any], position: int | None) -> None:
+def _tell(
+    asked: Asked,
+    log: Log,
+    plan: Plan,
+    done: Conducted,
+    decisions: list[Any],
+    position: int | None,
+    screen: Any = None,
+) -> None:
     """The result, and the next three commands."""
     if asked.json:
         import msgspec
@@ -275,12 +290,18 @@ def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[A
                 "interrupted": done.interrupted,
                 "decision_position": position,
                 "decisions": [msgspec.to_builtins(made) for made in decisions],
+                **({} if screen is None else {"screen": msgspec.to_builtins(screen)}),
             }
         )
         return
     told = ", ".join(f"{count} {status}" for status, count in sorted(done.statuses.items()))
     better = "lower is better" if plan.direction == "lower" else "higher is better"
     print(f"\n{plan.name}: {plan.metric} ({better}), {_count(len(plan.seeds), 'seed')}, runs: {told}")
+    if screen is not None:
+        from commands.screens import print_screen
+
+        print(f"average effects of {len(plan.factor)} factors over {len(plan.arm)} stacks, each suggested at most\n")
+        print_screen(screen)
     if decisions:
         from commands.decide import print_verdicts
 
@@ -291,7 +312,8 @@ def _tell(asked: Asked, log: Log, plan: Plan, done: Conducted, decisions: list[A
     say(f"  ledger report{where} {_quoted(plan.name)}")
     if position is not None:
         say(f"  ledger replay{where} {position}")
-        say(f'  ledger sql{where} "SELECT intervention, seed, y_t, y_c, d FROM paired_differences"')
+        pairs = "SELECT intervention, seed, y_t, y_c, d FROM paired_differences"
+        say(f'  ledger sql{where} "{"SELECT * FROM screen_effects" if screen is not None else pairs}"')
     else:
         say(f'  ledger sql{where} "SELECT * FROM runs"')
         say(f"  ledger verify{where}")

@@ -44,6 +44,9 @@ line when it does not say what it must. It holds no result and touches nothing b
     [small]                   # the same question at another size, for --small (plan_small.py)
     seeds = "0-1"
     trainer = { steps = 20 }
+
+With kind = "screen" there are [[factor]]s in place of arms (runners/screens.py): many changes at once, in stacks that
+tell the average effect of each. A screen explores: what it finds is confirmed one change at a time.
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ import msgspec
 
 from ledger import canonical, events
 from ledger.errors import UsageError
+from runners import screens
 from runners.plan_small import smaller
 
 TRAINER_METRICS = (  # of the built-in GPT; of all of them lower is better
@@ -108,7 +112,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: str
     seeds: tuple[int, ...]
     delta: float
-    arm: tuple[PlanArm, ...]
+    arm: tuple[PlanArm, ...]  # of a screen: its stacks
+    kind: Literal["compare", "screen"] = "compare"
+    factor: tuple[screens.PlanFactor, ...] = ()
     question: str = ""
     metric: str = "val_bpb"
     direction: Literal["lower", "higher"] = "lower"
@@ -176,6 +182,10 @@ def parse(text: str, where: str, seeds: str | None = None, small: bool = False) 
 def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = None) -> Plan:
     """A plan from plain data, checked. Raises UsageError."""
     said: dict[str, Any] = dict(raw)
+    if "candidate" in raw and "arm" not in raw:
+        raise UsageError(
+            f"{where}: this is a cycle plan, with candidates in place of arms: `ledger cycle` carries it out"
+        )
     _known("the plan", raw, [name for name in Plan.__struct_fields__ if name != "text"], where)
     if isinstance(said.get("script"), dict):
         _known("[script]", said["script"], Script.__struct_fields__, where)
@@ -185,6 +195,8 @@ def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = Non
             if isinstance(arm, dict):
                 _known(f"[[arm]] number {index + 1}", arm, PlanArm.__struct_fields__, where)
         said["arm"] = [_texts(arm) if isinstance(arm, dict) else arm for arm in said["arm"]]
+    if said.get("kind") == "screen" or "factor" in said:
+        said = _screen(said, where)
     if seeds is not None:
         said["seeds"] = seeds
     if "seeds" not in said:
@@ -203,6 +215,43 @@ def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = Non
     for path, number in _unbounded(raw):
         raise UsageError(f"{where}: {path!r} is {number}; a plan holds finite numbers only")
     return plan
+
+
+def _screen(said: dict[str, Any], where: str) -> dict[str, Any]:
+    """The plan of a screen with its factors checked and its stacks as arms."""
+    if said.get("kind") != "screen":
+        raise UsageError(f'{where}: [[factor]] is for kind = "screen"; a plan that compares has [[arm]]s')
+    for key, why in (("arm", "its stacks are made from its [[factor]]s"), ("looks", "it has one look")):
+        if key in said:
+            raise UsageError(f"{where}: a screen takes no {key!r}: {why}")
+    if said.get("track", "explore") != "explore":
+        raise UsageError(
+            f"{where}: a screen tells average effects, which can suggest, not confirm; leave out track = "
+            f"{said['track']!r} and confirm one change at a time"
+        )
+    factors = said.get("factor", [])
+    if not isinstance(factors, list):
+        raise UsageError(f"{where}: factor must be a list of tables, [[factor]]")
+    for index, factor in enumerate(factors):
+        if isinstance(factor, dict):
+            what = f"[[factor]] number {index + 1}"
+            _known(what, factor, screens.PlanFactor.__struct_fields__, where)
+            factors = [_texts(one) if isinstance(one, dict) else one for one in factors]
+    try:
+        checked = msgspec.convert(factors, tuple[screens.PlanFactor, ...])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: [[factor]] {_readable(error)}") from None
+    for one in checked:
+        if not _NAME.fullmatch(one.name):
+            raise UsageError(f"{where}: factor {one.name!r}: {_NAMES}")
+    trainer = "trainer" in said
+    screens.check(checked, where, trainer)
+    return {
+        **said,
+        "track": "explore",
+        "factor": factors,
+        "arm": [_texts(arm) for arm in screens.arms(checked, trainer)],
+    }
 
 
 def _unbounded(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -228,6 +277,7 @@ def _texts(table: dict[str, Any]) -> dict[str, Any]:
 def _readable(error: msgspec.ValidationError) -> str:
     """msgspec's message in the words of the file: `$.arm[1].env` is the second arm's env."""
     text, _, path = str(error).partition(" - at `$")
+    path = re.sub(r"^\[(\d+)\]", lambda m: f"number {int(m[1]) + 1}: ", path)
     path = re.sub(r"\.arm\[(\d+)\]", lambda m: f"[[arm]] number {int(m[1]) + 1}: ", path.rstrip("`"))
     path = path.replace(": .", ": ").lstrip(".").replace("[...]", "")
     text = text.replace("Object missing required field", "missing").replace(" | null`", "`")
@@ -374,6 +424,8 @@ def check_hypotheses(plan: Plan, where: str) -> None:
 
     `ledger run` is used for a single run, too. Raises UsageError.
     """
+    if plan.kind == "screen":
+        return  # its factors are what it asks about, and its stacks are many measurements of each
     if len(plan.arm) < 2:
         raise UsageError(
             f"{where}: a plan with one arm has no hypothesis; add an [[arm]] to compare with the control"

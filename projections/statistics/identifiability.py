@@ -39,7 +39,7 @@ def reduced(rows: Sequence[Row], width: int) -> list[tuple[int, list[Fraction]]]
     for row in rows:
         if len(row) != width:
             raise UsageError(f"a comparison has {len(row)} techniques; expected {width}")
-        rest = _without(found, [Fraction(value) for value in row])
+        rest = without(found, [Fraction(value) for value in row])
         pivot = next((column for column, value in enumerate(rest) if value), None)
         if pivot is None:
             continue
@@ -49,7 +49,7 @@ def reduced(rows: Sequence[Row], width: int) -> list[tuple[int, list[Fraction]]]
     return sorted(found)
 
 
-def _without(echelon: Sequence[tuple[int, list[Fraction]]], row: list[Fraction]) -> list[Fraction]:
+def without(echelon: Sequence[tuple[int, list[Fraction]]], row: list[Fraction]) -> list[Fraction]:
     """The row less its part in the row space."""
     for pivot, base in echelon:
         if factor := row[pivot]:
@@ -90,7 +90,7 @@ def separate(
     echelon = reduced(rows, width)
     for _cost, index in sorted((cost, index) for index, (_, cost) in enumerate(candidates)):
         row, cost = candidates[index]
-        rest = _without(echelon, [Fraction(value) for value in row])
+        rest = without(echelon, [Fraction(value) for value in row])
         if any(rest) and any(row[j] for j in among):
             return Separation(index, cost, len(echelon) + 1)
     return None
