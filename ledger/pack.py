@@ -285,9 +285,8 @@ def read(path: str, ledger_id: str | None = None) -> tuple[Footer, Iterator[tupl
         opened = Pack(path, ledger_id)
     except Unsupported:
         with open(path, "rb") as file:
-            if segment.seal_holds(file.read()):
-                raise
-        raise Corrupt(f"{path} is not what was written: its seal does not hold") from None
+            segment.check_seal(file.read(), path)
+        raise
     try:
         data = opened.bytes()
         if data[:4] != b"PAR1" or not segment.seal_holds(data):

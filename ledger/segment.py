@@ -188,6 +188,12 @@ def seal_holds(data: bytes) -> bool:
     return digest.hexdigest().encode() == data[at : at + 64]
 
 
+def check_seal(data: bytes, path: str) -> None:
+    """Raises Corrupt unless a sealed Parquet file is byte for byte what was written."""
+    if not seal_holds(data):
+        raise Corrupt(f"{path} is not what was written: its seal does not hold")
+
+
 def peek(path: str) -> Footer | None:
     """The footer's key-values from the last 8 KiB (6 µs), None when there is no such file.
 
@@ -272,11 +278,9 @@ def decode(data: bytes, path: str, ledger_id: str | None = None) -> tuple[Footer
     try:
         said = footer(data[-_PEEK:], path)
     except Unsupported:
-        if seal_holds(data):
-            raise
-        raise Corrupt(f"{path} is not what was written: its seal does not hold") from None
-    if not seal_holds(data):
-        raise Corrupt(f"{path} is not what was written: its seal does not hold")
+        check_seal(data, path)
+        raise
+    check_seal(data, path)
     if ledger_id is not None and said.ledger_id != ledger_id:
         raise Corrupt(f"{path} belongs to ledger {said.ledger_id}, not to {ledger_id}")
     try:
