@@ -111,7 +111,7 @@ def _made_before(built: Any, made: list[DecisionMade]) -> int | None:
     if len(places) != len(made) or places != list(range(places[0], places[0] + len(made))):
         return None
     before = [_recorded(built, place) for place in places]
-    # As it would lie in the log. Other experiments may have gone on in between: what differs is looked at, not the head.
+    # As it would lie in the log; other experiments may have gone on in between, so heads are not compared.
     now = [msgspec.convert(msgspec.json.decode(canonical.encode(decision)), DecisionMade) for decision in made]
     same = all(
         one.intervention == other.intervention and not compared(one, other)

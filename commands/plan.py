@@ -124,15 +124,13 @@ def _tell(
 ) -> dict[str, Any]:
     """Everything that the plan says and what follows from it, as plain data. Raises UsageError for a metric
     that runs of this very program did not tell."""
-    from projections.estimates import look_alpha
-    from projections.planning import noise, runs_on_record, told_metrics
-    from projections.stats import digits
+    from projections.planning import granted, noise, runs_on_record, told_metrics
 
     wanted = found.wanted
     tables = asked.tables(log)
     if plan.script is not None and not plan.script.patterns:
         _refuse_metric(wanted.metric, told_metrics(tables, wanted.command, around.code))
-    known = noise(tables, wanted.noise_class)
+    known = noise(tables, wanted.noise_class, wanted.policy, wanted.pair_tier)
     arms, seeds, most = len(wanted.arms), len(wanted.seeds), wanted.n_max
     on_record = runs_on_record(tables, wanted.experiment)
     return {
@@ -150,7 +148,8 @@ def _tell(
         "delta": wanted.delta,
         "alpha": wanted.alpha,
         "look": found.look,
-        "alpha_look": digits(look_alpha(wanted.alpha, found.look)),
+        "alpha_look": granted(wanted.policy, wanted.alpha, found.look, wanted.cycle),
+        "cycle": wanted.cycle,
         "stopping": wanted.stopping,
         "looks": list(wanted.looks),
         "n_max": most,
@@ -167,7 +166,7 @@ def _tell(
         "stage": wanted.noise_class.stage,
         "noise": None if known is None else known._asdict(),
         "stated_sd": sd,
-        "power": _power(found, known, sd),
+        "power": _power(found, tables, known, sd),
         "runs": {
             "on_record": on_record,
             "now": arms * seeds - on_record,
@@ -194,20 +193,29 @@ def _refuse_metric(metric: str, told: list[str]) -> None:
         raise UsageError(f"no run of this command and code told the metric {metric!r}; {hint}")
 
 
-def _power(found: Standing, known: Noise | None, stated: float | None) -> list[dict[str, Any]]:
+def _power(found: Standing, tables: Any, known: Noise | None, stated: float | None) -> list[dict[str, Any]]:
     """What the seeds of now and those at the end of the plan show, by the noise in the log and by the stated one."""
-    from projections.planning import sight
+    from projections.planning import bank, sight
 
     wanted = found.wanted
     whens = [("now", len(wanted.seeds), found.look)]
     if wanted.n_max is not None and wanted.n_max > len(wanted.seeds):
         last = len(wanted.looks) if wanted.stopping == "looks" else found.look
         whens.append(("end", wanted.n_max, max(last, found.look)))
+    shared_controls = bank(tables, wanted)
     noises = [("log", known.sd if known else None), ("stated", stated)]
     rows = []
     for source, sd in [each for each in noises if each[1] is not None] or [("unknown", None)]:
         for when, seeds, look in whens:
             seen: Sight = sight(
+                policy=wanted.policy,
+                tier=wanted.pair_tier,
+                stopping=wanted.stopping,
+                looks=wanted.looks,
+                tau=wanted.tau,
+                cycle=wanted.cycle,
+                bank=shared_controls,
+                known=known,
                 arms=len(wanted.arms),
                 seeds=seeds,
                 family=len(wanted.hypotheses),
@@ -265,7 +273,7 @@ def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", f"{told['family']}, {count}"),
         ("hypotheses", f"against {told['control']}: {', '.join(claims)}"),
         ("metric", f"{told['metric']}, {told['direction']} is better; an effect matters from {told['delta']:g}"),
-        ("alpha", f"{told['alpha']:g} for the family, {told['alpha_look']:.3g} at look {told['look']} (two-sided)"),
+        ("alpha", _alpha(told)),
         ("seeds", seeds),
         ("stopping", _stopping(told)),
         ("pairs", f"{told['pair_tier']}: {_SHARE[told['pair_tier']]}"),
@@ -279,6 +287,17 @@ def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _alpha(told: dict[str, Any]) -> str:
+    text = f"{told['alpha']:g} for the family"
+    if told["cycle"] is not None:
+        return f"{text} in all its cycles, {told['alpha_look']:.3g} in cycle {told['cycle']} (two-sided)"
+    if told["alpha_look"] != told["alpha"]:
+        return f"{text}, {told['alpha_look']:.3g} at look {told['look']} (two-sided)"
+    if told["stopping"] == "looks":
+        return f"{text}, spent over the looks (two-sided)"
+    return f"{text} (two-sided)"
+
+
 def _stopping(told: dict[str, Any]) -> str:
     match told["stopping"]:
         case "looks":
@@ -287,6 +306,8 @@ def _stopping(told: dict[str, Any]) -> str:
             end = f"up to {told['n_max']} seeds" if told["n_max"] else "without an end"
             return f"anytime, by e-values (tau {told['tau'] or told['delta']:g}), {end}"
     look = "one look" if told["look"] == 1 else f"look {told['look']}"
+    if told["look"] > 1 and told["policy"].startswith("ledger/"):
+        look += ", which was not planned: by e-values"
     return f"fixed: all {len(told['seeds'])} seeds, then {look}"
 
 
@@ -301,9 +322,9 @@ def _noise(told: dict[str, Any]) -> str:
 
 def _sees(row: dict[str, Any], told: dict[str, Any]) -> str:
     """One line on what a number of seeds can see."""
+    if row["in_sd"] is None:
+        return f"{told['policy']} judges against a target or a margin: what a plan can see is not told"
     by = f"{row['seeds']} seeds" + (" (stated sd)" if row["noise"] == "stated" and told["noise"] else "")
-    if told["stopping"] == "anytime":
-        by += ", one look"  # an e-value that may be looked at any time sees less
     if row["smallest"] is None:
         return f"{by}: 80 % for an effect of {row['in_sd']:.2g} sd of one run"
     text = f"{by}: 80 % for an effect of {row['smallest']:.2g}, {100 * row['at_delta']:.0f} % for {told['delta']:g}"

@@ -12,8 +12,7 @@ every key in a body is ASCII and every body has one schema.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from hashlib import sha256
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -33,6 +32,7 @@ from ledger.dag import (
 )
 from ledger.errors import Unsupported, UsageError
 from ledger.records import ExtractionFailed, LeaderboardExtracted, RecordExtracted
+from ledger.upcasters import decision_1
 
 Status = Literal["ok", "crash", "diverged", "timeout", "oom", "no_metric", "interrupted", "lost"]
 Stage = Literal["data", "train", "late", "quant", "eval"]
@@ -126,6 +126,7 @@ class ExperimentRegistered(msgspec.Struct, frozen=True, kw_only=True):
     amends: str | None  # event id of the registration that this one replaces
     track: Literal["confirm", "explore"] = "confirm"  # what explores suggests; only fresh seeds confirm it
     tuning_seeds: tuple[int, ...] = ()  # used to choose something, so they never confirm
+    cycle: int | None = None  # its number among the plans of one family that share alpha: it may spend alpha/(c(c+1))
 
 
 class PlanChange(msgspec.Struct, frozen=True):
@@ -368,44 +369,6 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-MOST_USED = 500  # ids of evidence that stand in a judgement; the digest covers all
-
-
-# What version 1 did not have: nothing of it is compared when a judgement of version 1 is made again.
-_ADDED_EMPTY = (
-    "cycle alpha_spent information d0 d0_fitted s0 rho rho_hat b sd_t sd_c boot_lo boot_hi p_bound e_value cs_lo cs_hi "
-    "statistic threshold reference p_crash p_crash_mid drift_p_slope drift_p_blocks mde80 post_mean post_sd lfsr "
-    "p_negative p_in_rope"
-).split()
-_ADDED_ZERO = "n_bank planned lost attempts_t attempts_c early tuning prior_arms".split()
-ADDED_IN_2 = frozenset(
-    (*_ADDED_EMPTY, *_ADDED_ZERO, "policy_digest", "track", "mode", "used_count", "used_digest", "condition", "label")
-) | {"candidate", "defect"}
-
-
-def _decision_v1(data: dict[str, Any]) -> dict[str, Any]:
-    """A judgement of the founding rule, as version 2 has it: nothing is added that version 1 did not say."""
-    used = data["used"]
-    added: dict[str, Any] = {**dict.fromkeys(_ADDED_EMPTY), **dict.fromkeys(_ADDED_ZERO, 0)}
-    added |= {
-        "policy_digest": "",
-        "track": "confirm",
-        "mode": "fixed",
-        "used_count": len(used),
-        "used_digest": used_digest(used),
-        "condition": "complete",
-        "label": "",
-        "candidate": False,
-        "defect": "",
-    }
-    return {**data, **added}
-
-
-def used_digest(ids: Sequence[str]) -> str:
-    """Digest of the ids of evidence, a line each."""
-    return sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest()[:16]
-
-
 class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
     """The causal DAG as judged at one head. What is too long for one event follows in further parts of the same
     commit: their lists go on from one to the next, the texts stand in the first."""
@@ -434,8 +397,6 @@ class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
     discovery: tuple[Discovery, ...]
     recommendation: Literal["proceed", "skip"]  # by the share of comparisons with many changes
     notes: tuple[str, ...]  # what was left out, one line each
-
-
 class Probed(msgspec.Struct, frozen=True):
     name: str
     value: Real
@@ -548,7 +509,7 @@ TYPES: dict[str, type[EventData]] = {
 # (type, version) -> function from a body's data of that version to data of the next one. Pure, and
 # chained, so that an event of version 1 is read by the structs of today.
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
-UPCASTERS: dict[tuple[str, int], Upcaster] = {("decision.made", 1): _decision_v1}
+UPCASTERS: dict[tuple[str, int], Upcaster] = {("decision.made", 1): decision_1}
 
 STREAM_PATTERN = re.compile(r"[a-z][a-z_]{0,31}/[A-Za-z0-9._:-]{1,128}")
 

@@ -1,7 +1,7 @@
 """The tables: one SQL file each, with its head comment as documentation, in an order that is derived.
 
 A head gives what the table is for, `kind` (table: built and kept; view: read through), `key` (columns
-that identify a row, and its total order) and, for a table, `scope`: the column (run, experiment, record or noise_class)
+that identify a row, and its total order) and, for a table, `scope`: the column (see engine.py)
 such that a row depends only on source rows of the same scope. That is what makes incremental
 building right: when events touch some runs, only the rows of those runs are made again. Records are
 judged by what all of them show together, so an event of one of them touches all.
@@ -24,9 +24,15 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 
 ESTIMATES = "estimates"  # the relation that judged.py makes for effects.sql
+NOISES = "noises"  # noise.py, for noise.sql
+STREAMED = "streamed"  # alpha.py, for alpha_ledger.sql
+TRANSFERRED = "transferred"  # transfers.py, for transfer.sql and transfer_pred.sql
 AUDITED = "audited"  # the relation that claims.py makes for claim_audit.sql
 MADE_FROM = {  # what the relations that Python makes are made from, each sorted by its key
     ESTIMATES: ("experiments", "runs", "paired_differences", "evidence", "noise_arms"),
+    NOISES: ("noise_arms", "runs", "experiments"),
+    STREAMED: ("effects", "experiments"),
+    TRANSFERRED: ("effects", "experiments"),
     AUDITED: (
         "records", "record_seeds", "seed_sources", "lineage", "leaderboard", "record_tests", "record_selections",
     ),
@@ -136,6 +142,6 @@ def code_digest() -> str:
     for name, item in sorted(paths, key=lambda path: path[0]):
         if name.endswith((".py", ".sql")):
             total.update(name.encode() + b"\0" + item.read_bytes() + b"\0")
-    for name in ("dag.py", "events.py", "records.py"):
+    for name in ("dag.py", "events.py", "records.py", "upcasters.py"):
         total.update(resources.files("ledger").joinpath(name).read_bytes())
     return total.hexdigest()[:16]

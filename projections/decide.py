@@ -15,11 +15,12 @@ import msgspec
 
 from ledger import canonical
 from ledger.errors import UsageError
-from ledger.events import ADDED_IN_2, MOST_USED, DecisionMade, used_digest
+from ledger.events import DecisionMade
+from ledger.upcasters import DECISION_ADDED_IN_2, MOST_USED, used_digest
 from projections.catalog import code_digest
 from projections.engine import Tables
 from projections.evidence import Evidence, gather
-from projections.judged import judged, refuse
+from projections.judged import FIELDS, judged, refuse, registered
 from projections.statistics.policies import FOUNDING, Policy, find
 
 Row = dict[str, Any]
@@ -43,9 +44,7 @@ def decide(tables: Tables, experiment: str, policy: Policy | None = None) -> lis
     return decide_all(tables, [experiment], policy)[0]
 
 
-def decide_all(
-    tables: Tables, experiments: Sequence[str], policy: Policy | None = None
-) -> list[list[DecisionMade]]:
+def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None = None) -> list[list[DecisionMade]]:
     """The same for several experiments, each as if alone. Raises UsageError for the first that cannot be decided."""
     found = {each.plan["experiment"]: each for each in gather(tables.rows, experiments)}
     for experiment in experiments:
@@ -57,11 +56,24 @@ def decide_all(
     many = [found[experiment] for experiment in experiments]
     for each in many:
         _refuse(each, policy)
+    # By the plans' own policies the table `effects` has it all.
+    judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy)
     code = code_digest()
     return [
-        [_decision(tables, each, row, code) for row in rows]
-        for each, rows in zip(many, judged(tables.rows, many, policy), strict=True)
+        [_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)
     ]
+
+
+def _effects(tables: Tables, experiments: Sequence[str]) -> list[list[Row]]:
+    """Judgements by the plans' own policies, as the table `effects` has them."""
+    rows = tables.rows(
+        f"SELECT {', '.join(FIELDS)} FROM effects WHERE experiment IN (SELECT unnest($1)) ORDER BY intervention",
+        ([*experiments],),
+    )
+    found: dict[str, list[Row]] = {experiment: [] for experiment in experiments}
+    for row in rows:
+        found[row["experiment"]].append(row)
+    return [found[experiment] for experiment in experiments]
 
 
 def _refuse(each: Evidence, policy: Policy | None) -> None:
@@ -74,18 +86,18 @@ def _refuse(each: Evidence, policy: Policy | None) -> None:
     waiting = control not in ended or any(arm not in ended for arm in each.inputs.arms)
     if waiting and not (ok.get(control) and any(ok.get(arm) for arm in each.inputs.arms)):
         raise UsageError(
-            f"experiment {each.plan['name']} has no finished pair yet: expected a run of {control} and one of another "
-            "arm that ended; `ledger run` runs what is missing"
+            f"experiment {each.plan['name']} has no finished pair yet: expected a run of {control} and one of "
+            "another arm that ended; `ledger run` runs what is missing"
         )
-    if policy is not None:
-        refuse(policy, each)
+    refuse(policy or registered(each), each)
 
 
 def _decision(tables: Tables, each: Evidence, row: Row, code: str) -> DecisionMade:
     arm = row["intervention"]
     used = _pairs(tables, each.plan["experiment"], arm) if row["policy"] == FOUNDING.id else each.used(arm)
+    figures: Row = {name: canonical.tag(value) if type(value) is float else value for name, value in row.items()}
     return DecisionMade(
-        **{name: canonical.tag(value) if type(value) is float else value for name, value in row.items()},
+        **figures,
         code=code,
         head=tables.head,
         used=tuple(used[:MOST_USED]),
@@ -138,7 +150,7 @@ def replay(tables: Tables, recorded: DecisionMade) -> list[Difference]:
 
 def compared(recorded: DecisionMade, now: DecisionMade) -> list[Difference]:
     """The fields in which two judgements of one hypothesis differ, what they read and by which code left out."""
-    skip = {"head", "code"} | (ADDED_IN_2 if not recorded.policy_digest else set())
+    skip = {"head", "code"} | (DECISION_ADDED_IN_2 if not recorded.policy_digest else set())
     before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
     return [
         Difference(name, before[name], after[name])

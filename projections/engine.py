@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
@@ -28,14 +28,21 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hash
 from ledger.reading import connect, query
-from projections import catalog, claims, judged, staging
+from projections import alpha, catalog, claims, judged, noise, staging, transfers
 from projections.digest import parts_digest
-from projections.evidence import gather
+from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
+_ARMS = "noise_arms"  # what the others of a noise class borrow
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record", "noise_class")
-_MADE = {catalog.ESTIMATES: judged.SCHEMA, catalog.AUDITED: claims.SCHEMA}  # the relations that Python makes
+_SCOPES = ("run", "experiment", "record", "noise_class", "track", "target")
+_MADE = {  # the relations that Python makes
+    catalog.ESTIMATES: judged.SCHEMA,
+    catalog.NOISES: noise.SCHEMA,
+    catalog.STREAMED: alpha.SCHEMA,
+    catalog.TRANSFERRED: transfers.SCHEMA,
+    catalog.AUDITED: claims.SCHEMA,
+}
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -255,7 +262,7 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
     )
     # What runs and controls were shared with, before the tables change and (in _reach) after.
-    connection.execute("CREATE OR REPLACE TEMP TABLE arms_before AS SELECT * FROM main.noise_arms LIMIT 0")
+    connection.execute("CREATE OR REPLACE TEMP TABLE changed_class (noise_class VARCHAR)")
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE dirty_bank AS
         SELECT base, control_key, metric, noise_class FROM main.experiments LIMIT 0"""
@@ -273,10 +280,11 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
 
 
 def _mark_classes(connection: duckdb.DuckDBPyConnection) -> None:
-    """Noise classes that the runs in question are in."""
+    """Noise classes that the runs and the plans in question are in."""
     connection.execute(
         """INSERT INTO dirty_noise_class
-        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)"""
+        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)
+        UNION SELECT noise_class FROM main.experiments WHERE experiment IN (SELECT experiment FROM dirty_plan)"""
     )
 
 
@@ -304,64 +312,125 @@ def _reach(connection: duckdb.DuckDBPyConnection) -> None:
         """INSERT INTO dirty_experiment
         SELECT experiment FROM main.experiments
         WHERE (base, control_key, metric, noise_class) IN (FROM dirty_bank)
-            OR noise_class IN (
-                SELECT noise_class FROM (
-                    (FROM arms_before EXCEPT FROM main.noise_arms)
-                    UNION ALL
-                    (SELECT * FROM main.noise_arms WHERE noise_class IN (FROM dirty_noise_class)
-                    EXCEPT FROM arms_before)
-                )
-            )"""
+            OR noise_class IN (FROM changed_class)"""
     )
 
 
 def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
     made = table.reads & _MADE.keys()
-    if table.name == "noise_arms" and not all_rows:
+    if table.name == _ARMS and not all_rows:
         _mark_classes(connection)
-        connection.execute(
-            """INSERT INTO arms_before SELECT * FROM main.noise_arms
-            WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"""
-        )
-    if catalog.ESTIMATES in made:
-        _estimate(connection, all_rows)
-    if catalog.AUDITED in made:
-        _audit(connection)
+    for name in sorted(made):
+        connection.register(name, _MAKERS[name](connection, all_rows))
     _scope(connection, table, all_rows)
-    connection.execute(
-        f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
-    )
     # No table reads itself, so its own name is not among the views that hide others.
-    connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
+    if table.name == _ARMS and not all_rows:
+        _exchange(connection, table)
+    else:
+        connection.execute(
+            f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
+        )
+        connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
     _unscope(connection, table)
     for name in made:
         connection.unregister(name)
 
 
-def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> None:
-    """Judge the experiments in question and offer the rows as the relation `estimates`."""
+def _exchange(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> None:
+    """Make the arms of the noise classes in question again, and remember the classes that are known otherwise now.
+
+    They are large and seldom change; what judgements borrow from them must be judged again when they do.
+    """
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE arms_now AS {table.sql}")
+    connection.execute(
+        f"""INSERT INTO changed_class
+        SELECT noise_class FROM (
+            (SELECT * FROM main.{_ARMS} WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)
+            EXCEPT FROM arms_now)
+            UNION ALL
+            (FROM arms_now EXCEPT FROM main.{_ARMS})
+        )"""
+    )
+    if connection.execute("SELECT 1 FROM changed_class LIMIT 1").fetchall():
+        connection.execute(
+            f"DELETE FROM main.{_ARMS} WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"
+        )
+        connection.execute(f"INSERT INTO main.{_ARMS} SELECT * FROM arms_now ORDER BY {', '.join(table.key)}")
+
+
+def _rows(connection: duckdb.DuckDBPyConnection) -> Query:
+    """A query on the tables that are being built, for the functions that make relations."""
 
     def query(sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
         return list(connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist())
 
+    return query
+
+
+def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Judge the experiments in question."""
+    query = _rows(connection)
     wanted: list[str] | None = None
     if not all_rows:
         _reach(connection)
-        wanted = [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL")]
-    connection.register(catalog.ESTIMATES, judged.table(judged.judged(query, gather(query, wanted))))
+        wanted = [
+            row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())
+        ]
+    return judged.table(judged.judged(query, gather(query, wanted)))
 
 
-def _audit(connection: duckdb.DuckDBPyConnection) -> None:
-    """Recompute what the records claim, all of it or nothing, and offer the rows as the relation `audited`."""
-    if not connection.execute("SELECT 1 FROM dirty_record LIMIT 1").fetchall():
-        connection.register(catalog.AUDITED, claims.SCHEMA.empty_table())
-        return
+def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """What is known of the noise classes in question."""
+    if not all_rows:
+        _mark_classes(connection)
+    which = "SELECT DISTINCT noise_class FROM " + ("main.runs" if all_rows else "dirty_noise_class")
+    query = _rows(connection)
+    return noise.known(query, [row["noise_class"] for row in query(f"{which} ORDER BY ALL", ())])
+
+
+def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """A stream depends on all that came before: all of it, or nothing."""
+    if not _some(connection, "experiment", all_rows):
+        return alpha.SCHEMA.empty_table()
+    connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
+    return alpha.stream(connection.sql(alpha.ASKED).to_arrow_table())
+
+
+def _transfer(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Any effect may be the proxy of any target: all of them, or nothing."""
+    if not _some(connection, "experiment", all_rows):
+        return transfers.SCHEMA.empty_table()
+    connection.execute(
+        """INSERT INTO dirty_target
+        SELECT target FROM main.transfer UNION SELECT target FROM main.transfer_pred
+        UNION SELECT DISTINCT noise_class FROM main.effects"""
+    )
+    return transfers.compare(_rows(connection))
+
+
+def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Recompute what the records claim, all of it or nothing."""
+    if not _some(connection, "record", False):
+        return claims.SCHEMA.empty_table()
     keys = {table.name: ", ".join(table.key) for table in catalog.tables()}
     given = [
         connection.sql(f"SELECT * FROM main.{name} ORDER BY {keys[name]}").to_arrow_table().to_pylist()
         for name in catalog.MADE_FROM[catalog.AUDITED]
     ]
-    connection.register(catalog.AUDITED, claims.audit(*given))
+    return claims.audit(*given)
+
+
+def _some(connection: duckdb.DuckDBPyConnection, scope: str, all_rows: bool) -> bool:
+    return all_rows or bool(connection.execute(f"SELECT 1 FROM dirty_{scope} LIMIT 1").fetchall())
+
+
+_MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], pa.Table]] = {
+    catalog.ESTIMATES: _estimate,
+    catalog.NOISES: _noise,
+    catalog.STREAMED: _stream,
+    catalog.TRANSFERRED: _transfer,
+    catalog.AUDITED: _audit,
+}
 
 
 def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:

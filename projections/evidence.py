@@ -21,6 +21,7 @@ from projections.statistics.inputs import ClassVariance, Inputs, Run, Tier, Trac
 
 Row = dict[str, Any]
 Query = Callable[[str, tuple[Any, ...]], list[Row]]
+Classes = dict[tuple[str, str], list[tuple[str, ClassVariance]]]  # by noise class and unit: (study, variance)
 BORROWED = 200  # newest arms of a noise class whose variances an experiment borrows
 
 
@@ -44,7 +45,9 @@ def gather(query: Query, experiments: Sequence[str] | None = None) -> list[Evide
     """
     if experiments is not None and not experiments:
         return []
-    only, given = ("", ()) if experiments is None else ("WHERE experiment IN (SELECT unnest($1))", ([*experiments],))
+    only, given = "", tuple[str, ...]()
+    if experiments is not None:  # a list of values, and no list as one value: DuckDB then reads their rows alone
+        only, given = f"WHERE experiment IN ({', '.join('?' * len(experiments))})", tuple(experiments)
     plans = query(f"SELECT * FROM main.experiments {only} ORDER BY experiment", given)
     registered = _grouped(
         query(
@@ -57,14 +60,14 @@ def gather(query: Query, experiments: Sequence[str] | None = None) -> list[Evide
     runs = _grouped(
         query(f"SELECT * FROM main.evidence {only} ORDER BY experiment, bank, arm, seed, started_position", given)
     )
-    classes: dict[str, list[tuple[str, ClassVariance]]] = {}
+    classes: Classes = {}
     for row in query(
-        """SELECT noise_class, study, arm, variance, df FROM main.noise_arms
-        WHERE newness <= $1 AND variance > 0 AND isfinite(variance) ORDER BY noise_class, newness""",
+        """SELECT noise_class, unit, study, arm, variance, df FROM main.noise_arms
+        WHERE newness <= $1 AND variance > 0 AND isfinite(variance) ORDER BY noise_class, unit, newness""",
         (BORROWED,),
     ):
         part = ClassVariance(f"{row['study']}/{row['arm']}", row["variance"], float(row["df"]))
-        classes.setdefault(row["noise_class"], []).append((row["study"], part))
+        classes.setdefault((row["noise_class"], row["unit"]), []).append((row["study"], part))
     return [
         _evidence(plan, registered[plan["experiment"]], runs.get(plan["experiment"], []), classes)
         for plan in plans
@@ -76,9 +79,7 @@ def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
     return {key: list(group) for key, group in groupby(rows, key=lambda row: row["experiment"])}
 
 
-def _evidence(
-    plan: Row, registered: list[Row], runs: list[Row], classes: dict[str, list[tuple[str, ClassVariance]]]
-) -> Evidence:
+def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classes) -> Evidence:
     experiment, control = plan["experiment"], plan["control"]
     planned: dict[str, list[int]] = {}
     for row in registered:
@@ -99,6 +100,7 @@ def _evidence(
     beyond = any(row["value"] is not None and abs(row["value"]) > HUGE for row in kept)
     track: Track = "explore" if plan["track"] == "explore" or plan["seed_role"] == "tuning" else "confirm"
     tier: Tier = plan["pair_tier"]
+    unit = (plan["noise_class"], "fork" if tier == "fork" else "run")
     inputs = Inputs(
         experiment=plan["name"],
         metric=plan["metric"],
@@ -130,7 +132,8 @@ def _evidence(
         tau=plan["tau"],
         looks=looks,
         look=look,
-        class_variances=tuple(part for study, part in classes.get(plan["noise_class"], ()) if study != experiment),
+        cycle=plan["cycle"],
+        class_variances=tuple(part for study, part in classes.get(unit, ()) if study != experiment),
         defects=(f"a value is beyond {HUGE:g}: that is no measurement, retract its outcome",) if beyond else (),
     )
     outcomes = sorted(
@@ -160,7 +163,5 @@ def _planned_look(
         if len(now) == size and all(cell in ended for cell in cells):
             at = number
     now = seeds[: looks[at - 1]]
-    rest = {
-        arm: tuple(seed for seed in now if seed in {*mine}) for arm, mine in stopped.items() if {*now} - {*mine}
-    }
+    rest = {arm: tuple(seed for seed in now if seed in {*mine}) for arm, mine in stopped.items() if {*now} - {*mine}}
     return at, now, rest

@@ -51,7 +51,7 @@ def judged(query: Query, many: Sequence[Evidence], policy: Policy | None = None)
     What cannot be judged has a row that says why; `refuse` raises it.
     """
     found: dict[str, list[Row]] = {}
-    chosen = [(policy or _registered(each), each) for each in many]
+    chosen = [(policy or registered(each), each) for each in many]
     for one in sorted({one for one, _ in chosen}, key=lambda one: one.id):
         mine = [each for other, each in chosen if other == one]
         found |= _founding(query, mine) if one is FOUNDING else _judged(one, mine)
@@ -67,10 +67,13 @@ def refuse(policy: Policy, each: Evidence) -> None:
     """Raises UsageError with one line where this policy cannot judge this experiment at all."""
     if policy is FOUNDING:
         return
-    judge_all(policy, [each.inputs])
+    if policy.procedure == "moderated":
+        check(each.inputs)  # what it refuses; nothing else needs to be computed for that
+    else:
+        judge_all(policy, [each.inputs])
 
 
-def _registered(each: Evidence) -> Policy:
+def registered(each: Evidence) -> Policy:
     """The policy of a plan. A plan from before there were policies, and one that names none that is known, has the
     ledger's own."""
     try:
@@ -90,15 +93,17 @@ def _judged(policy: Policy, many: Sequence[Evidence]) -> dict[str, list[Row]]:
             if policy.procedure != "moderated":
                 judge_all(policy, [each.inputs], unrun=True)
         except UsageError as error:  # one plan that cannot be judged must not hide the others
-            found[each.plan["experiment"]] = [
-                _row(each, policy, Finding(arm=arm, track="explore", verdict="invalid", defect=str(error), why=f"{arm}: {error}."), None)
-                for arm in each.inputs.arms
-            ]  # fmt: skip
+            found[each.plan["experiment"]] = [_unjudged(each, policy, arm, str(error)) for arm in each.inputs.arms]
         else:
             sound.append(each)
     for each, judgement in zip(sound, judge_all(policy, [each.inputs for each in sound], unrun=True), strict=True):
         found[each.plan["experiment"]] = [_row(each, policy, finding, judgement) for finding in judgement.findings]
     return found
+
+
+def _unjudged(each: Evidence, policy: Policy, arm: str, why: str) -> Row:
+    said = Finding(arm=arm, track=each.inputs.track, verdict="invalid", defect=why, why=f"{arm}: {why}.")
+    return _row(each, policy, said, None)
 
 
 def _row(each: Evidence, policy: Policy, finding: Finding, judgement: Judgement | None) -> Row:
@@ -156,7 +161,8 @@ def _founding(query: Query, many: Sequence[Evidence]) -> dict[str, list[Row]]:
     by_plan = {name: list(rows) for name, rows in groupby(pairs, key=lambda row: row["experiment"])}
     return {
         each.plan["experiment"]: [
-            _founding_row(each.plan, row) for row in estimates.estimate_plan(each.plan, by_plan[each.plan["experiment"]])
+            _founding_row(each.plan, row)
+            for row in estimates.estimate_plan(each.plan, by_plan[each.plan["experiment"]])
         ]
         if each.plan["experiment"] in by_plan
         else []
@@ -167,7 +173,9 @@ def _founding(query: Query, many: Sequence[Evidence]) -> dict[str, list[Row]]:
 def _founding_row(plan: Row, estimate: Row) -> Row:
     said = estimates.conclude(plan, estimate)
     row: Row = dict.fromkeys(FIELDS)
-    row |= dict.fromkeys(("n_bank", "planned", "lost", "attempts_t", "attempts_c", "early", "tuning", "prior_arms"), 0)
+    row |= dict.fromkeys(
+        ("n_bank", "planned", "lost", "attempts_t", "attempts_c", "early", "tuning", "prior_arms"), 0
+    )
     row |= {name: value for name, value in estimate.items() if name in row}
     row |= {
         "policy": FOUNDING.id,

@@ -21,6 +21,8 @@ line when it does not say what it must. It holds no result and touches nothing b
     policy = "ledger"         # decision rule; default: the ledger's own
     pair_tier = "seed"        # default; what two runs of one seed share: fork, rerun, seed, none
     estimand = "fixed_step"   # default; or "wallclock", the effect on speed included
+    family = "screen"         # with cycle: plans of one family share one alpha,
+    cycle = 2                 # and cycle c may spend alpha / (c (c + 1)) of it
     platform = "8xH100"       # noise class: where (default: this machine's kind); scale and stage are further keys
 
     [trainer]                 # the built-in GPT: settings that all arms share
@@ -117,6 +119,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     policy: str = ""
     trainer: dict[str, Any] | None = None
     script: Script | None = None
+    family: str = ""
+    cycle: int | None = None
     text: str = ""  # as the user wrote it; never a key of the file
 
     @property
@@ -309,6 +313,14 @@ def _check_design(plan: Plan, where: str) -> None:
         refuse(f"the plan may come to {plan.most_seeds} seeds; a plan has at most {MAX_SEEDS:,}")
     if plan.tau is not None and not 0 < plan.tau < math.inf:
         refuse(f"tau must be a number above 0 (the prior sd of effects), not {plan.tau}")
+    if (plan.cycle is None) != (not plan.family):
+        refuse("family and cycle go together: the plans of one family share one alpha, and cycle says which share")
+    if plan.family and not _NAME.fullmatch(plan.family):
+        refuse(f"family {plan.family!r}: {_NAMES}")
+    if plan.cycle is not None and plan.cycle < 1:
+        refuse(f"cycle must be 1 or more, not {plan.cycle}")
+    if plan.cycle is not None and plan.policy.partition("/")[0] not in ("", "ledger"):
+        refuse(f"only policy ledger splits alpha over cycles, not {plan.policy}")
     if plan.policy and not _NAME.fullmatch(plan.policy):
         refuse(f"policy {plan.policy!r}: {_NAMES}")
     if plan.platform and not _PLATFORM.fullmatch(plan.platform):

@@ -8,7 +8,7 @@ which says what changed and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -126,6 +126,8 @@ def standing(log: Log, plan: Plan, runner: Runner, base: str, experiment: str, a
     found = Standing(position, wanted, known, _changes(known[-1].event, wanted) if known else ())
     if fresh := found.added[0]:
         _refuse_used(log, position, wanted, fresh)
+    if wanted.cycle is not None and not known:
+        _refuse_cycle(log, position, wanted)
     return found
 
 
@@ -163,7 +165,7 @@ def _event(
     return events.ExperimentRegistered(
         experiment=experiment,
         name=plan.name,
-        family=f"{plan.name}/{experiment[:8]}",
+        family=plan.family or f"{plan.name}/{experiment[:8]}",
         question=plan.question,
         runner=runner.name,
         command=plan.script.command if plan.script else (),
@@ -191,6 +193,7 @@ def _event(
         amends=earlier.event_id if earlier else None,
         track=plan.track,
         tuning_seeds=plan.tuning_seeds,
+        cycle=plan.cycle,
     )
 
 
@@ -220,6 +223,8 @@ FIXED = (
     "stopping",
     "tau",
     "policy",
+    "family",
+    "cycle",
 )
 FOLLOW = ("looks", "n_max")  # of a plan with one look they follow from its seeds
 
@@ -255,25 +260,48 @@ def _refuse_change(known: list[events.ExperimentRegistered], wanted: events.Expe
             )
 
 
-def _refuse_used(log: Log, position: int, wanted: events.ExperimentRegistered, fresh: set[int]) -> None:
-    """A seed that chose something on this base, in a plan that tuned or explored, confirms nothing on it."""
-    if wanted.track != "confirm" or wanted.seed_role != "confirm":
-        return
+def _standing_plans(log: Log, position: int) -> Iterator[tuple[int, events.ExperimentRegistered]]:
+    """Every registration in the log that was not retracted, with its position."""
     gone = {
         event.data.target
         for event in log.events(as_of=position, types=("event.retracted",))
         if isinstance(event.data, events.EventRetracted)
     }
     for event in log.events(as_of=position, types=("experiment.registered",)):
-        other = event.data
-        if not isinstance(other, events.ExperimentRegistered) or event.event_id in gone or other.base != wanted.base:
+        if isinstance(event.data, events.ExperimentRegistered) and event.event_id not in gone:
+            yield event.position, event.data
+
+
+def _refuse_cycle(log: Log, position: int, wanted: events.ExperimentRegistered) -> None:
+    """A share of alpha is granted once, and the shares add up only where all are of one alpha."""
+    for at, other in _standing_plans(log, position):
+        if other.family != wanted.family or other.experiment == wanted.experiment:
+            continue
+        if other.cycle == wanted.cycle:
+            raise UsageError(
+                f"cycle {wanted.cycle} of family {wanted.family!r} is plan {other.name!r} (event {at}); "
+                "its share of alpha is granted once, so this plan is another cycle"
+            )
+        if other.alpha != wanted.alpha:
+            raise UsageError(
+                f"family {wanted.family!r} has alpha {other.alpha:g} (plan {other.name!r}, event {at}), not "
+                f"{wanted.alpha:g}: its cycles share one"
+            )
+
+
+def _refuse_used(log: Log, position: int, wanted: events.ExperimentRegistered, fresh: set[int]) -> None:
+    """A seed that chose something on this base, in a plan that tuned or explored, confirms nothing on it."""
+    if wanted.track != "confirm" or wanted.seed_role != "confirm":
+        return
+    for at, other in _standing_plans(log, position):
+        if other.base != wanted.base:
             continue
         chose = other.seed_role == "tuning" or other.track == "explore"
         used = {*other.tuning_seeds, *(other.seeds if chose else ())} & fresh
         if used and other.experiment != wanted.experiment:
             raise UsageError(
                 f"seeds {ranges(used)} chose something on this base already (plan {other.name!r}, event "
-                f"{event.position}): they cannot confirm; give fresh seeds"
+                f"{at}): they cannot confirm; give fresh seeds"
             )
 
 

@@ -8,6 +8,7 @@
 --   experiment: id, a digest of name, base and metric
 --   name: the plan's name
 --   family: hypotheses that share one multiplicity correction
+--   cycle: its number among the plans of one family that share alpha, null for a plan alone
 --   question: what the plan asks
 --   runner: what carries out its cells
 --   metric: name of the metric that decides
@@ -75,6 +76,7 @@ SELECT
     newest.experiment,
     newest.name,
     planned.family,
+    planned.cycle,
     newest.question,
     newest.runner,
     planned.metric,

@@ -116,6 +116,8 @@ def check(inputs: Inputs) -> Inputs:
         )
     if any(b <= a for a, b in pairwise(inputs.looks)):
         raise UsageError(f"{name}: looks {inputs.looks}; expected a rising number of seeds")
+    if inputs.cycle is not None and inputs.cycle < 1:
+        raise UsageError(f"{name}: cycle {inputs.cycle}; expected 1 or more")
     if inputs.family_size is not None and inputs.family_size < 1:
         raise UsageError(f"{name}: a family of {inputs.family_size} hypotheses; expected 1 or more")
     return inputs

@@ -291,7 +291,9 @@ def _more_seeds(policy: Policy, s: Study, arm: Arm, alpha: float) -> int | None:
         if not df > 0:
             return False
         if level is None:
-            bound = float(anytime.half_width(floats([se]), floats([s.inputs.tau or s.inputs.delta]), alpha, df)[0]) / se
+            bound = (
+                float(anytime.half_width(floats([se]), floats([s.inputs.tau or s.inputs.delta]), alpha, df)[0]) / se
+            )
             level = float(t_two_sided(bound, df)) if math.isfinite(bound) else 0.0
         return 0 < level < 1 and s.inputs.delta >= se * smallest_effect(df, level, policy.power)
 

@@ -49,8 +49,8 @@ def registered(experiment: str, arms: list[str], seeds: list[int], **changes: ob
     return msgspec.structs.replace(plan, **changes)
 
 
-def started(run: str, experiment: str | None, arm: str, seed: int) -> events.RunStarted:
-    return events.RunStarted(
+def started(run: str, experiment: str | None, arm: str, seed: int, **changes: object) -> events.RunStarted:
+    start = events.RunStarted(
         run=run,
         experiment=experiment,
         arm=arm,
@@ -81,6 +81,7 @@ def started(run: str, experiment: str | None, arm: str, seed: int) -> events.Run
         boot="boot",
         pid=1,
     )
+    return msgspec.structs.replace(start, **changes)
 
 
 def finished(run: str, value: events.Real | None, status: events.Status = "ok") -> events.RunFinished:
@@ -133,7 +134,13 @@ def random_history(log: Log, seed: int, length: int) -> Iterator[None]:
         drafts: list[Draft] = []
         if not plans or choice < 0.08:
             arms = ["control", *(f"arm{i}" for i in range(rng.randint(1, 4)))]
-            plans.append(registered(f"e{number}", arms, list(range(rng.randint(1, 4)))))
+            rule: dict[str, object] = {
+                "policy": rng.choice(["ledger/1", "ledger/1", "paired-pooled/1", "seed-plan/1"])
+            }
+            rule["pair_tier"] = rng.choice(["seed", "rerun", "fork"])
+            if rng.random() < 0.4:
+                rule |= {"stopping": "looks", "looks": (2, 3, 5)}
+            plans.append(registered(f"e{number}", arms, list(range(rng.randint(1, 4))), **rule))
             drafts.append(Draft(f"experiment/e{number}", plans[-1]))
         elif choice < 0.14:
             plan = rng.choice(plans)
@@ -145,9 +152,9 @@ def random_history(log: Log, seed: int, length: int) -> Iterator[None]:
             plan = rng.choice(plans)
             run = f"r{number}"
             experiment = None if rng.random() < 0.1 else plan.experiment
-            drafts.append(
-                Draft(f"run/{run}", started(run, experiment, rng.choice(plan.arms).name, rng.choice(plan.seeds)))
-            )
+            arm, of = rng.choice(plan.arms).name, rng.choice(plan.seeds)
+            cell = f"{rng.choice(['', plan.experiment])}-{arm}-{of}"
+            drafts.append(Draft(f"run/{run}", started(run, experiment, arm, of, cell=cell)))
             open_runs.append(run)
         elif choice < 0.8 and open_runs:
             run = open_runs.pop(rng.randrange(len(open_runs)))

@@ -23,7 +23,7 @@ def filled(log, experiment, *, sd, arms="ct", seeds=6, between_seeds=0.0, seed=0
 
 
 def known(log):
-    return noise(tables(log), history.NOISE)
+    return noise(tables(log), history.NOISE, "paired-pooled/1")
 
 
 def test_an_empty_log_knows_no_noise(log):
@@ -61,12 +61,12 @@ def test_runs_that_ignore_their_seed_are_no_evidence_of_silence(log):
 
 def test_another_scale_is_another_noise(log):
     filled(log, "e", sd=0.001)
-    assert noise(tables(log), msgspec.structs.replace(history.NOISE, scale="large")) is None
+    assert noise(tables(log), msgspec.structs.replace(history.NOISE, scale="large"), "paired-pooled/1") is None
 
 
 def test_the_power_told_is_the_share_of_simulated_experiments_that_reject():
     arms, seeds, sd = 4, 5, 0.002
-    told = sight(arms=arms, seeds=seeds, family=3, alpha=0.05, look=1, delta=0.005, sd=sd)
+    told = sight(policy="paired-pooled/1", arms=arms, seeds=seeds, family=3, alpha=0.05, look=1, delta=0.005, sd=sd)
     rng = np.random.default_rng(1)
     y = rng.normal(0, sd, (20_000, arms, seeds)) + rng.normal(0, 0.1, (20_000, 1, seeds))
     y[:, 1] += told.smallest
@@ -79,14 +79,22 @@ def test_the_power_told_is_the_share_of_simulated_experiments_that_reject():
 
 
 def test_the_seeds_told_for_delta_are_the_fewest_that_reach_80_percent():
-    plan = {"arms": 3, "family": 2, "alpha": 0.05, "look": 1, "delta": 0.001, "sd": 0.001}
+    plan = {
+        "policy": "paired-pooled/1",
+        "arms": 3,
+        "family": 2,
+        "alpha": 0.05,
+        "look": 1,
+        "delta": 0.001,
+        "sd": 0.001,
+    }
     need = sight(seeds=3, **plan).seeds_for_delta
     assert sight(seeds=need, **plan).at_delta >= 0.8
     assert sight(seeds=need - 1, **plan).at_delta < 0.8
 
 
 def test_one_seed_shows_nothing():
-    told = sight(arms=2, seeds=1, family=1, alpha=0.05, look=1, delta=0.1, sd=0.1)
+    told = sight(policy="paired-pooled/1", arms=2, seeds=1, family=1, alpha=0.05, look=1, delta=0.1, sd=0.1)
     assert (told.in_sd, told.smallest) == (None, None)
 
 
