@@ -397,6 +397,8 @@ class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
     discovery: tuple[Discovery, ...]
     recommendation: Literal["proceed", "skip"]  # by the share of comparisons with many changes
     notes: tuple[str, ...]  # what was left out, one line each
+
+
 class Probed(msgspec.Struct, frozen=True):
     name: str
     value: Real
