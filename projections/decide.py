@@ -59,9 +59,7 @@ def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None
     # By the plans' own policies the table `effects` has it all.
     judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy)
     code = code_digest()
-    return [
-        [_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)
-    ]
+    return [[_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)]
 
 
 def _effects(tables: Tables, experiments: Sequence[str]) -> list[list[Row]]:
