@@ -65,20 +65,16 @@ def command(asked: Asked, what: str | None, every: bool, against: str | None) ->
 
 def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Difference]]]:
     """Yield (event, differences) for each judgement, in order of the heads that they read."""
-    from projections.decide import Difference
-    from projections.decide import replay as again
+    from projections.decide import replay_many
     from projections.engine import each_head
 
     parsed = [(event, event.data) for event in judgements]
     by_head = [(event, data) for event, data in parsed if isinstance(data, DecisionMade)]
     heads = sorted({data.head.position for _, data in by_head})
     for tables in each_head(log, heads):
-        for event, data in by_head:
-            if data.head.position == tables.head.position:
-                try:
-                    yield event, again(tables, data)
-                except UsageError as error:  # one judgement that cannot be made again must not hide the others
-                    yield event, [Difference("experiment", data.experiment, str(error))]
+        mine = [(event, data) for event, data in by_head if data.head.position == tables.head.position]
+        found = replay_many(tables, [data for _, data in mine])
+        yield from zip([event for event, _ in mine], found, strict=True)
 
 
 def _against(asked: Asked, log: Log, judgements: list[Event]) -> int:

@@ -45,9 +45,7 @@ def filled(log, experiment="e", arms=("c", "t"), seeds=SEEDS, shift=-0.05, sd=0.
 
 
 def effect(log, experiment="e", arm="t"):
-    (row,) = tables(log).rows(
-        "SELECT * FROM effects WHERE experiment = $1 AND intervention = $2", (experiment, arm)
-    )
+    (row,) = tables(log).rows("SELECT * FROM effects WHERE experiment = $1 AND intervention = $2", (experiment, arm))
     return row
 
 
