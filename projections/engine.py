@@ -510,14 +510,14 @@ def _scratch() -> str:
     return folder
 
 
-def each_head(log: Log, positions: list[int]) -> Iterator[Tables]:
+def each_head(log: Log, positions: list[int], threads: int | None = None) -> Iterator[Tables]:
     """The tables as of each of `positions` (ascending), built onwards from one to the next in a cache of
     its own: to replay 200 judgements costs one pass over the log. Each is closed before the next."""
     path = os.path.join(_scratch(), "replay.duckdb")
     for position in positions:
         head = log.head_at(position)
         if not _stands(path, head):
-            _advance(path, log, head, None)
+            _advance(path, log, head, threads)
         found = Tables(path, head)
         yield found
         found.close()
