@@ -2,7 +2,7 @@
 
     python -m benchmarks.verdicts [--plans N]
 
-Plans of 7 changes and a control with 8 seeds each, five plans on one base, so that each has the controls of four others;
+Plans of 7 changes and a control with 8 seeds each, five on one base, so that each has the controls of four more;
 one noise class for all. CPU is that of this process, all threads; one DuckDB thread. The default of 1,250 plans is
 10,000 arms of 8 seeds. Exit code 1 when all take 5 s of CPU or more, or one more run .5 s or more.
 """

@@ -313,7 +313,7 @@ def print_table(position: int, made: DagRevised, everything: bool) -> None:
                     "" if edge.lineage_effect is None else amount(edge.lineage_effect, node),
                     "" if edge.experiment_effect is None else amount(edge.experiment_effect, node),
                     interval,
-                    "" if edge.stability is None else f"{edge.stability:.2f}",
+                    "" if edge.stability is None or edge.kind != "lineage" else f"{edge.stability:.2f}",
                     status,
                 ]
             )

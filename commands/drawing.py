@@ -194,10 +194,9 @@ def _edge(graph: Any, keys: dict[str, str], edge: DagEdge, target: DagNode) -> N
     if edge.kind == "accounting":
         more["label"] = "+" if (edge.effect or 0) > 0 else "−"
     elif edge.effect is not None:
-        more["label"] = f" {amount(edge.effect, target)}{'%' if target.unit.startswith('log') else ''} "
+        mark = "◆ " if edge.kind == "experiment" else ""
+        more["label"] = f" {mark}{amount(edge.effect, target)}{'%' if target.unit.startswith('log') else ''} "
         more["fontcolor"] = look.colour
-    if edge.kind == "experiment":
-        more["arrowhead"] = "diamond"
     graph.edge(keys[edge.src], keys[edge.dst], color=look.colour, style=look.style, penwidth=str(look.width), **more)
 
 

@@ -81,11 +81,10 @@ def summary(event: Event) -> str:
         case "cycle.planned":
             return f"{data.name}: {len(data.candidates)} candidates, {data.seeds} seeds each, delta {data.delta:g}"
         case "dag.revised":
-            known = [edge.status for edge in data.edges]
-            return (
-                f"{len(data.nodes)} nodes, {len(known)} edges: {known.count('supported')} supported, "
-                f"{known.count('contradicted')} contradicted, {known.count('undecided')} undecided"
-            )
+            if data.part > 1:
+                return f"part {data.part} of {data.parts} of the revision at {event.position - data.part + 1}"
+            parts = f", in {data.parts} parts" if data.parts > 1 else ""
+            return f"the DAG as of {data.head.position} events{parts}; {data.recommendation}"
         case "probe.measured":
             return f"{data.probe}: {len(data.values)} values"
         case "record.extracted":

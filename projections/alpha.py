@@ -9,14 +9,12 @@ shown beside the plan's, and decides nothing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from projections.evidence import Query
 from projections.statistics.multiplicity import cycle_alpha, lord_gamma
-from projections.statistics.numeric import digits
+from projections.statistics.numeric import Array, digits
 
 STREAM_ALPHA = 0.05  # of the whole log as one stream
 SCHEMA = pa.schema(
@@ -40,43 +38,48 @@ SCHEMA = pa.schema(
         ("lord_rejects", pa.bool_()),
     ]
 )
-Row = dict[str, Any]
-
-
-def stream(query: Query) -> pa.Table:
-    """Rows of SCHEMA: every hypothesis that a plan registered to confirm, in the order of registration."""
-    rows = query(
-        """SELECT effects.track, plans.experiment, plans.name, plans.family, plans.cycle, effects.intervention,
-            plans.first_position AS registered_position, plans.alpha, effects.alpha_look, effects.mode, effects.look,
-            effects.p, effects.e_value, effects.verdict, effects.pending
+ASKED = """SELECT 'confirm' AS track, row_number() OVER () AS number, *
+    FROM (
+        SELECT plans.experiment, plans.name, plans.family, plans.cycle, effects.intervention,
+            plans.first_position AS registered_position, plans.alpha, effects.alpha_look, effects.mode,
+            effects.p IS NOT NULL AND effects.pending = 0 AS looked, effects.p, effects.e_value, effects.verdict
         FROM main.effects AS effects
         INNER JOIN main.experiments AS plans ON plans.experiment = effects.experiment
         WHERE plans.track = 'confirm' AND plans.seed_role = 'confirm'
-        ORDER BY plans.first_position, plans.experiment, effects.intervention""",
-        (),
+        ORDER BY plans.first_position, plans.experiment, effects.intervention
+    )"""
+
+
+def stream(asked: pa.Table) -> pa.Table:
+    """Rows of SCHEMA from those of ASKED: every hypothesis that a plan registered to confirm, in that order.
+
+    Columns and not rows: it is made anew whenever an effect changes.
+    """
+    at = np.unique(asked["registered_position"].to_numpy(), return_index=True)[1]
+    alphas, cycles = asked["alpha"].to_pylist(), asked["cycle"].to_pylist()
+    sizes = np.diff([*at, len(alphas)])
+    by_plan = [_granted(alphas[index], cycles[index]) for index in at]
+    granted = np.repeat(by_plan, sizes)
+    totals = np.repeat([digits(value) for value in np.add.accumulate(by_plan)] if by_plan else [], sizes)
+    looked = asked["looked"].to_numpy()
+    spent = np.where(
+        asked["mode"].to_numpy() == "anytime", granted, np.minimum(granted, asked["alpha_look"].to_numpy())
     )
-    levels = _lord([1.0 if row["p"] is None or row["pending"] else row["p"] for row in rows])
-    found, total, last = [], 0.0, ""
-    for number, (row, (level, rejects)) in enumerate(zip(rows, levels, strict=True), 1):
-        granted = _granted(row["alpha"], row["cycle"])
-        if row["experiment"] != last:
-            total, last = total + granted, row["experiment"]
-        looked = row["p"] is not None and not row["pending"]
-        spent = 0.0 if not looked else min(granted, row["alpha_look"]) if row["mode"] != "anytime" else granted
-        found.append(
-            {
-                **{name: row[name] for name in SCHEMA.names if name in row},
-                "track": "confirm",
-                "number": number,
-                "alpha_granted": digits(granted),
-                "alpha_spent": digits(spent),
-                "alpha_left": digits(max(0.0, granted - spent)),
-                "granted_total": digits(total),
-                "lord_level": digits(level),
-                "lord_rejects": bool(looked and rejects),
-            }
-        )
-    return pa.Table.from_pylist(found, schema=SCHEMA)
+    spent = np.where(looked, spent, 0.0)
+    levels, rejects = _lord(np.where(looked, asked["p"].to_numpy(), 1.0))
+    figures = {
+        "alpha_granted": granted,
+        "alpha_spent": spent,
+        "alpha_left": granted - spent,
+        "granted_total": totals,
+        "lord_level": np.array([digits(level) for level in levels.tolist()]),
+        "lord_rejects": rejects & looked,
+    }
+    arrays = [
+        pa.array(figures[field.name], field.type) if field.name in figures else asked[field.name].cast(field.type)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def _granted(alpha: float, cycle: int | None) -> float:
@@ -85,17 +88,15 @@ def _granted(alpha: float, cycle: int | None) -> float:
     return cycle_alpha(alpha, cycle)
 
 
-def _lord(p: list[float], alpha: float = STREAM_ALPHA) -> list[tuple[float, bool]]:
+def _lord(p: Array, alpha: float = STREAM_ALPHA) -> tuple[Array, Array]:
     """multiplicity.lord for a long stream: each rejection adds its share to all later levels at once."""
     gamma = np.array(lord_gamma(len(p)))
     wealth = alpha / 10
     levels = gamma * wealth
-    found: list[tuple[float, bool]] = []
-    rejections = 0
-    for t, value in enumerate(p):
-        level = float(levels[t])
-        found.append((level, value <= level))
-        if value <= level:
-            levels[t + 1 :] += (alpha if rejections else alpha - wealth) * gamma[: len(p) - t - 1]
-            rejections += 1
-    return found
+    rejects = np.zeros(len(p), bool)
+    share = alpha - wealth  # of the first rejection; later ones give alpha
+    for t in range(len(p)):
+        if p[t] <= levels[t]:
+            levels[t + 1 :] += share * gamma[: len(p) - t - 1]
+            rejects[t], share = True, alpha
+    return levels, rejects

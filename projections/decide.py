@@ -20,7 +20,7 @@ from ledger.upcasters import DECISION_ADDED_IN_2, MOST_USED, used_digest
 from projections.catalog import code_digest
 from projections.engine import Tables
 from projections.evidence import Evidence, gather
-from projections.judged import judged, refuse, registered
+from projections.judged import FIELDS, judged, refuse, registered
 from projections.statistics.policies import FOUNDING, Policy, find
 
 Row = dict[str, Any]
@@ -56,11 +56,24 @@ def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None
     many = [found[experiment] for experiment in experiments]
     for each in many:
         _refuse(each, policy)
+    # By the plans' own policies the table `effects` has it all.
+    judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy)
     code = code_digest()
     return [
-        [_decision(tables, each, row, code) for row in rows]
-        for each, rows in zip(many, judged(tables.rows, many, policy), strict=True)
+        [_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)
     ]
+
+
+def _effects(tables: Tables, experiments: Sequence[str]) -> list[list[Row]]:
+    """Judgements by the plans' own policies, as the table `effects` has them."""
+    rows = tables.rows(
+        f"SELECT {', '.join(FIELDS)} FROM effects WHERE experiment IN (SELECT unnest($1)) ORDER BY intervention",
+        ([*experiments],),
+    )
+    found: dict[str, list[Row]] = {experiment: [] for experiment in experiments}
+    for row in rows:
+        found[row["experiment"]].append(row)
+    return [found[experiment] for experiment in experiments]
 
 
 def _refuse(each: Evidence, policy: Policy | None) -> None:

@@ -33,6 +33,7 @@ from projections.digest import parts_digest
 from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
+_ARMS = "noise_arms"  # what the others of a noise class borrow
 _STEP = 200_000  # events staged in one transaction
 _SCOPES = ("run", "experiment", "record", "noise_class", "track")
 _MADE = {  # the relations that Python makes
@@ -264,7 +265,7 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
         WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
     )
     # What runs and controls were shared with, before the tables change and (in _reach) after.
-    connection.execute("CREATE OR REPLACE TEMP TABLE arms_before AS SELECT * FROM main.noise_arms LIMIT 0")
+    connection.execute("CREATE OR REPLACE TEMP TABLE changed_class (noise_class VARCHAR)")
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE dirty_bank AS
         SELECT base, control_key, metric, noise_class FROM main.experiments LIMIT 0"""
@@ -314,36 +315,50 @@ def _reach(connection: duckdb.DuckDBPyConnection) -> None:
         """INSERT INTO dirty_experiment
         SELECT experiment FROM main.experiments
         WHERE (base, control_key, metric, noise_class) IN (FROM dirty_bank)
-            OR noise_class IN (
-                SELECT noise_class FROM (
-                    (FROM arms_before EXCEPT FROM main.noise_arms)
-                    UNION ALL
-                    (SELECT * FROM main.noise_arms WHERE noise_class IN (FROM dirty_noise_class)
-                    EXCEPT FROM arms_before)
-                )
-            )"""
+            OR noise_class IN (FROM changed_class)"""
     )
 
 
 def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
     made = table.reads & _MADE.keys()
-    if table.name == "noise_arms" and not all_rows:
+    if table.name == _ARMS and not all_rows:
         _mark_classes(connection)
-        connection.execute(
-            """INSERT INTO arms_before SELECT * FROM main.noise_arms
-            WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"""
-        )
     for name in sorted(made):
         connection.register(name, _MAKERS[name](connection, all_rows))
     whole = table.scope == catalog.ALL
     _scope(connection, table, all_rows or whole)
-    dirty = "" if whole else f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
-    connection.execute(f"DELETE FROM main.{table.name} {dirty}")
     # No table reads itself, so its own name is not among the views that hide others.
-    connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
+    if table.name == _ARMS and not all_rows:
+        _exchange(connection, table)
+    else:
+        dirty = "" if whole else f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
+        connection.execute(f"DELETE FROM main.{table.name} {dirty}")
+        connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
     _unscope(connection, table)
     for name in made:
         connection.unregister(name)
+
+
+def _exchange(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> None:
+    """Make the arms of the noise classes in question again, and remember the classes that are known otherwise now.
+
+    They are large and seldom change; what judgements borrow from them must be judged again when they do.
+    """
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE arms_now AS {table.sql}")
+    connection.execute(
+        f"""INSERT INTO changed_class
+        SELECT noise_class FROM (
+            (SELECT * FROM main.{_ARMS} WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)
+            EXCEPT FROM arms_now)
+            UNION ALL
+            (FROM arms_now EXCEPT FROM main.{_ARMS})
+        )"""
+    )
+    if connection.execute("SELECT 1 FROM changed_class LIMIT 1").fetchall():
+        connection.execute(
+            f"DELETE FROM main.{_ARMS} WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"
+        )
+        connection.execute(f"INSERT INTO main.{_ARMS} SELECT * FROM arms_now ORDER BY {', '.join(table.key)}")
 
 
 def _rows(connection: duckdb.DuckDBPyConnection) -> Query:
@@ -390,7 +405,7 @@ def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
     if not _some(connection, "experiment", all_rows):
         return alpha.SCHEMA.empty_table()
     connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
-    return alpha.stream(_rows(connection))
+    return alpha.stream(connection.sql(alpha.ASKED).to_arrow_table())
 
 
 def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
@@ -495,14 +510,14 @@ def _scratch() -> str:
     return folder
 
 
-def each_head(log: Log, positions: list[int]) -> Iterator[Tables]:
+def each_head(log: Log, positions: list[int], threads: int | None = None) -> Iterator[Tables]:
     """The tables as of each of `positions` (ascending), built onwards from one to the next in a cache of
     its own: to replay 200 judgements costs one pass over the log. Each is closed before the next."""
     path = os.path.join(_scratch(), "replay.duckdb")
     for position in positions:
         head = log.head_at(position)
         if not _stands(path, head):
-            _advance(path, log, head, None)
+            _advance(path, log, head, threads)
         found = Tables(path, head)
         yield found
         found.close()

@@ -45,7 +45,9 @@ def gather(query: Query, experiments: Sequence[str] | None = None) -> list[Evide
     """
     if experiments is not None and not experiments:
         return []
-    only, given = ("", ()) if experiments is None else ("WHERE experiment IN (SELECT unnest($1))", ([*experiments],))
+    only, given = "", tuple[str, ...]()
+    if experiments is not None:  # a list of values, and no list as one value: DuckDB then reads their rows alone
+        only, given = f"WHERE experiment IN ({', '.join('?' * len(experiments))})", tuple(experiments)
     plans = query(f"SELECT * FROM main.experiments {only} ORDER BY experiment", given)
     registered = _grouped(
         query(

@@ -67,7 +67,10 @@ def refuse(policy: Policy, each: Evidence) -> None:
     """Raises UsageError with one line where this policy cannot judge this experiment at all."""
     if policy is FOUNDING:
         return
-    judge_all(policy, [each.inputs])
+    if policy.procedure == "moderated":
+        check(each.inputs)  # what it refuses; nothing else needs to be computed for that
+    else:
+        judge_all(policy, [each.inputs])
 
 
 def registered(each: Evidence) -> Policy:

@@ -64,14 +64,16 @@ def known(query: Query, classes: Sequence[str]) -> pa.Table:
             """SELECT runs.noise_class, runs.experiment, runs.arm, runs.seed, runs.value, runs.base, runs.block,
                 runs.started_position, plans.control = runs.arm AS is_control, plans.control_key
             FROM main.runs AS runs
-            INNER JOIN main.experiments AS plans ON plans.experiment = runs.experiment
+            INNER JOIN (
+                SELECT experiment, control, control_key FROM main.experiments
+                WHERE noise_class IN (SELECT unnest($1))
+                QUALIFY row_number() OVER (PARTITION BY noise_class ORDER BY first_position DESC, experiment) <= $2
+            ) AS plans ON plans.experiment = runs.experiment
             WHERE runs.noise_class IN (SELECT unnest($1)) AND runs.status = 'ok' AND runs.seed IS NOT NULL
                 AND isfinite(runs.value) AND abs(runs.value) < 1e100
             QUALIFY row_number() OVER (
                 PARTITION BY runs.experiment, runs.arm, runs.seed ORDER BY runs.started_position
-            ) = 1 AND dense_rank() OVER (
-                PARTITION BY runs.noise_class ORDER BY plans.first_position DESC, plans.experiment
-            ) <= $2
+            ) = 1
             ORDER BY runs.noise_class, runs.experiment, runs.arm, runs.seed""",
             (*given, NEWEST),
         )

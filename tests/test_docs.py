@@ -89,7 +89,11 @@ def parse(words: list[str]) -> None:
     verb, command, arguments = main.cli.resolve_command(group, rest)
     assert command is not None
     try:
-        command.make_context(verb, arguments, parent=group)
+        made = command.make_context(verb, arguments, parent=group)
+        if isinstance(command, click.Group):
+            verb, part, arguments = command.resolve_command(made, [*getattr(made, "_protected_args", []), *made.args])
+            assert part is not None
+            part.make_context(verb, arguments, parent=made)
     except click.exceptions.Exit:
         return
 
@@ -101,7 +105,14 @@ def told() -> list[tuple[str, list[str]]]:
 
 
 def test_a_command_that_does_not_exist_would_be_found():
-    for wrong in (["nosuch"], ["log", "--nosuch"], ["log", "-n", "x"], ["run", "--arms", "A=1", "--", "true"]):
+    for wrong in (
+        ["nosuch"],
+        ["log", "--nosuch"],
+        ["log", "-n", "x"],
+        ["run", "--arms", "A=1", "--", "true"],
+        ["dag", "draw"],
+        ["dag", "show", "--nosuch"],
+    ):
         with pytest.raises(click.UsageError):
             parse(wrong)
     parse(["--ledger", "x", "run", "--arm", "A=1", "--seeds", "0-2", "--", "python", "train.py", "--lr", "3"])

@@ -285,6 +285,8 @@ class _Experiments:
         self.named = named
         self.outcome = outcome
         self.plans = {row["experiment"]: row for row in tables.rows("SELECT * FROM experiments ORDER BY experiment")}
+        if not self.plans:
+            return
         places = tables.rows(
             """SELECT experiment, min(platform) AS platform, min(scale) AS scale, min(metric) AS metric FROM runs
             WHERE experiment IS NOT NULL GROUP BY experiment ORDER BY experiment"""

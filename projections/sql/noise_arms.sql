@@ -26,24 +26,37 @@ values_of AS (
     SELECT noise_class, coalesce(experiment, base) AS study, arm, seed, cell, value, started_position, finished_position
     FROM runs
     WHERE status = 'ok' AND seed IS NOT NULL AND isfinite(value) AND abs(value) < 1e100
-    QUALIFY row_number() OVER (PARTITION BY noise_class, study, arm, seed ORDER BY started_position) = 1
 ),
 
-numbered AS (
+firsts AS (
+    SELECT noise_class, cell, seed, min(started_position) AS started_position
+    FROM values_of
+    WHERE started_position IN (SELECT min(started_position) FROM values_of GROUP BY noise_class, study, arm, seed)
+    GROUP BY noise_class, cell, seed
+),
+
+counted AS (
+    SELECT * FROM values_of WHERE started_position IN (SELECT started_position FROM firsts)
+),
+
+sizes AS (
+    SELECT noise_class, count(*) AS many, list_sort(list(finished_position)) AS positions
+    FROM counted
+    GROUP BY noise_class
+),
+
+-- Up to which outcome of a class all count.
+steps AS (
     SELECT
-        *,
-        row_number() OVER (PARTITION BY noise_class ORDER BY finished_position) AS number,
-        count(*) OVER (PARTITION BY noise_class) AS many
-    FROM (
-        SELECT * FROM values_of
-        QUALIFY row_number() OVER (PARTITION BY noise_class, cell, seed ORDER BY started_position) = 1
-    )
+        noise_class,
+        positions[CASE WHEN many <= 256 THEN many ELSE (SELECT max(n) FROM grid WHERE n <= many) END] AS last
+    FROM sizes
 ),
 
 known AS (
-    SELECT *
-    FROM numbered
-    WHERE number <= CASE WHEN many <= 256 THEN many ELSE (SELECT max(n) FROM grid WHERE n <= many) END
+    SELECT counted.*
+    FROM counted
+    INNER JOIN steps ON steps.noise_class = counted.noise_class AND counted.finished_position <= steps.last
 ),
 
 -- Two runs that continue one checkpoint differ by far less than two runs: a unit of its own.

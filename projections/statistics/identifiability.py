@@ -44,7 +44,7 @@ def reduced(rows: Sequence[Row], width: int) -> list[tuple[int, list[Fraction]]]
         if pivot is None:
             continue
         rest = [value / rest[pivot] for value in rest]
-        found = [(at, [a - old[pivot] * b for a, b in zip(old, rest, strict=True)]) for at, old in found]
+        found = [(at, _less(old, old[pivot], rest) if old[pivot] else old) for at, old in found]
         found.append((pivot, rest))
     return sorted(found)
 
@@ -53,8 +53,13 @@ def without(echelon: Sequence[tuple[int, list[Fraction]]], row: list[Fraction]) 
     """The row less its part in the row space."""
     for pivot, base in echelon:
         if factor := row[pivot]:
-            row = [a - factor * b for a, b in zip(row, base, strict=True)]
+            row = _less(row, factor, base)
     return row
+
+
+def _less(row: list[Fraction], factor: Fraction, base: list[Fraction]) -> list[Fraction]:
+    """row - factor base; most entries of base are 0."""
+    return [a - factor * b if b else a for a, b in zip(row, base, strict=True)]
 
 
 def identify(rows: Sequence[Row], width: int) -> Identifiability:

@@ -75,7 +75,9 @@ def lineage(
     extra = np.zeros(len(dy))
     found = _posterior(dy, d, noise, steps, extra, delta)
     for _ in range(ROUNDS if robust else 0):
-        extra = _outliers(dy, d, noise, steps, extra, found, delta)
+        before, extra = extra, _outliers(dy, d, noise, steps, extra, found, delta)
+        if not np.any(extra) and not np.any(before):
+            break
         found = _posterior(dy, d, noise, steps, extra, delta)
     residual, spread = left_out(dy, total_of(d, noise, steps, extra, found.tau, found.omega, delta))
     return found._replace(extra=tuple(extra.tolist()), z=tuple((residual / np.sqrt(spread)).tolist()))
@@ -125,15 +127,20 @@ def _outliers(
 def _posterior(dy: Array, d: Array, noise: Array, steps: Array, extra: Array, delta: float) -> LineageEffects:
     k = d.shape[1]
     wide = wide_of(d)
-    logs, means, within = [], [], []
+    logs: list[float] = []
+    means: list[Array] = []
+    within: list[Array] = []
     for tau in TAUS * delta:
         prior = prior_of(k, tau, delta)
-        for omega in OMEGAS * delta:
-            lower = np.linalg.cholesky(total_of(d, noise, steps, extra, tau, omega, delta))
-            solved = np.linalg.solve(lower, np.concatenate([dy[:, None], wide * prior], axis=1))
+        omegas = OMEGAS * delta
+        base = total_of(d, noise, steps, extra, tau, 0.0, delta)
+        # All omegas at once: a grid of small matrices, one by one, would be Python's time and not arithmetic's.
+        lower = np.linalg.cholesky(base + np.square(omegas)[:, None, None] * np.diag(steps))
+        right = np.broadcast_to(np.concatenate([dy[:, None], wide * prior], axis=1), (len(omegas), len(dy), k + 3))
+        for omega, factor, solved in zip(omegas, lower, np.linalg.solve(lower, right), strict=True):
             z, gain = solved[:, 0], solved[:, 1:]
             mean = gain.T @ z
-            log = -0.5 * float(ordered_sum(z * z)) - float(ordered_sum(np.log(np.diag(lower))))
+            log = -0.5 * float(ordered_sum(z * z)) - float(ordered_sum(np.log(np.diag(factor))))
             logs.append(log - 0.5 * (omega / delta) ** 2 - 0.5 * math.log(tau / delta) ** 2)
             covariance = np.diag(prior) - gain.T @ gain
             # beta_j = its own part + m

@@ -9,6 +9,7 @@ from history import fill
 from lineages import add, plan, record
 
 from ledger.chain import Log
+from ledger.dag import Discovery, Proposed
 from ledger.errors import UsageError
 from ledger.events import EventRetracted
 from ledger.writer import Draft
@@ -208,6 +209,48 @@ def test_an_edge_carries_the_events_behind_it(shared):
     wide = evidence(made, edge_of(made, "wide"))
     assert set(wide) == {ids[0], ids[1], ids[4], ids[7]}
     assert set(made.used) <= set(ids)
+
+
+# ── discovery ──
+
+
+def proposing(*edges, merged=()):
+    return Discovery(
+        algorithm="fci", version="1", test="fisherz", alpha=0.01, input_digest="", rows=9, columns=3, merged=merged,
+        limit_s=1.0, outcome="ok", reason="", proposed=tuple(Proposed(*edge) for edge in edges),
+    )  # fmt: skip
+
+
+def test_discovery_only_proposes(shared):
+    """Beside an edge it is a remark, alone an edge of its own kind; into an intervention it is nothing."""
+    found = proposing(("wide", "val_bpb", "<->"), ("tokens_seen", "idle1", "o->"), ("wide", "idle1", "-->"))
+    made = revise(shared.tables, SKELETON, (found,))
+    before = {(edge.src, edge.dst): edge for edge in shared.made.edges}
+    after = {(edge.src, edge.dst): edge for edge in made.edges}
+    assert set(after) - set(before) == {("idle1", "tokens_seen")}
+    alone = after["idle1", "tokens_seen"]
+    assert (alone.kind, alone.status, alone.tag, alone.proposed_by) == (
+        "proposed",
+        "undecided",
+        "uncertain",
+        ("fci",),
+    )
+    for ends, edge in before.items():
+        assert msgspec.structs.replace(after[ends], proposed_by=()) == edge
+    assert made.discovery == (found,)
+
+
+def test_what_is_proposed_of_a_merged_column_is_proposed_of_each_of_its_members(shared):
+    found = proposing(("wide", "tokens_seen", "o-o"), merged=("wide = not idle1", "gqa = const"))
+    made = revise(shared.tables, SKELETON, (found,))
+    assert {(edge.src, edge.dst) for edge in made.edges if edge.kind == "proposed"} == {
+        ("idle1", "tokens_seen"), ("wide", "tokens_seen"),
+    }  # fmt: skip
+
+
+def test_a_revision_with_a_program_comes_out_again_without_asking_it(shared):
+    made = revise(shared.tables, SKELETON, (proposing(("wide", "val_bpb", "o->")),))
+    assert replay(shared.tables, made) == []
 
 
 # ── what may be wrong ──
