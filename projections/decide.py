@@ -59,9 +59,7 @@ def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None
     # By the plans' own policies the table `effects` has it all.
     judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy)
     code = code_digest()
-    return [
-        [_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)
-    ]
+    return [[_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)]
 
 
 def _effects(tables: Tables, experiments: Sequence[str]) -> list[list[Row]]:
@@ -136,10 +134,45 @@ def replay(tables: Tables, recorded: DecisionMade) -> list[Difference]:
     Empty when the judgement comes out exactly. A changed engine or policy is a difference of `engine` or
     `policy_digest`. Of a judgement of version 1 what it has said is compared.
     """
+    return _beside(tables, recorded, again(tables, recorded))
+
+
+def replay_many(tables: Tables, many: Sequence[DecisionMade]) -> list[list[Difference]]:
+    """The same for many judgements of one head, in their order; the experiments of a policy are judged together.
+
+    One that cannot be made again has a difference of `experiment` that says why, and hides no other.
+    """
+    wanted: dict[str, list[str]] = {}
+    for recorded in many:
+        of = wanted.setdefault(recorded.policy, [])
+        of += [recorded.experiment] if recorded.experiment not in of else []
+    made: dict[tuple[str, str, str], DecisionMade] = {}
+    refused: dict[tuple[str, str], str] = {}
+    for name, experiments in wanted.items():
+        try:
+            decided = decide_all(tables, experiments, find(name))
+        except UsageError:
+            decided = []
+            for experiment in experiments:
+                try:
+                    decided.append(decide(tables, experiment, find(name)))
+                except UsageError as error:
+                    refused[name, experiment] = str(error)
+        made |= {(name, one.experiment, one.intervention): one for each in decided for one in each}
+    found = []
+    for recorded in many:
+        if why := refused.get((recorded.policy, recorded.experiment)):
+            found.append([Difference("experiment", recorded.experiment, why)])
+        else:
+            now = made.get((recorded.policy, recorded.experiment, recorded.intervention))
+            found.append(_beside(tables, recorded, now))
+    return found
+
+
+def _beside(tables: Tables, recorded: DecisionMade, now: DecisionMade | None) -> list[Difference]:
     differences: list[Difference] = []
     if tables.head != recorded.head:
         differences.append(Difference("head.root", recorded.head.root, tables.head.root))
-    now = again(tables, recorded)
     if now is None:
         return [*differences, Difference("intervention", recorded.intervention, None)]
     differences += compared(recorded, now)

@@ -270,7 +270,7 @@ class _Session:
             base=self.base,
             cell=cell_fingerprint(self.base, arm, seed),
             noise_class=noise_class(self.plan, around),
-            pair_tier=self.plan.pair_tier,
+            pair_tier=self.registered.event.pair_tier,
             block=self.block,
             stage=self.plan.stage,
             fork_of=None,

@@ -19,7 +19,8 @@ line when it does not say what it must. It holds no result and touches nothing b
     n_max = 12                # "anytime": seeds per arm at most
     tau = 0.01                # prior sd of effects for e-values; default delta
     policy = "ledger"         # decision rule; default: the ledger's own
-    pair_tier = "seed"        # default; what two runs of one seed share: fork, rerun, seed, none
+    pair_tier = "rerun"       # default; what two runs of one seed share: fork (a checkpoint), rerun (the code, but
+                              # for the change; how much noise that is gets estimated), seed (its number), none
     estimand = "fixed_step"   # default; or "wallclock", the effect on speed included
     family = "screen"         # with cycle: plans of one family share one alpha,
     cycle = 2                 # and cycle c may spend alpha / (c (c + 1)) of it
@@ -111,7 +112,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     alpha: float = 0.05
     timeout: float | None = None
     seed_role: events.SeedRole = "confirm"
-    pair_tier: events.PairTier = "seed"
+    pair_tier: events.PairTier | None = None
     stage: events.Stage = "train"
     estimand: Literal["wallclock", "fixed_step"] = "fixed_step"
     scale: str = ""

@@ -22,6 +22,7 @@ from runners import screens
 from runners.cells import Runner, Surroundings
 from runners.plan import Plan, PlanArm
 
+PAIR_TIER: events.PairTier = "rerun"  # of a plan that names none: its arms are one code, each with its change
 POLICY = "ledger/1"  # the decision rule of a plan that names none
 MAX_PLAN_EVENT = 47 * 1024  # an event holds 48 KiB, its envelope takes less than one
 
@@ -190,7 +191,7 @@ def _event(
         hypotheses=()
         if plan.kind == "screen"
         else tuple(events.Hypothesis(arm.name, arm.predict, arm.effect) for arm in plan.arm[1:]),
-        pair_tier=plan.pair_tier,
+        pair_tier=plan.pair_tier or (earlier.event.pair_tier if earlier else PAIR_TIER),
         noise_class=noise_class(plan, around),
         stopping=plan.stopping,
         looks=(len(plan.seeds),) if plan.stopping == "fixed" else plan.looks,

@@ -19,7 +19,7 @@
 --   started_position: position of run.started
 --   finished_position: position of run.finished
 --   finished_id: event id of run.finished
-WITH ended AS (
+WITH ended AS NOT MATERIALIZED (
     SELECT
         * REPLACE (
             CASE WHEN status = 'ok' AND (value IS NULL OR NOT isfinite(value)) THEN 'diverged' ELSE status END AS status,
@@ -29,7 +29,7 @@ WITH ended AS (
     WHERE experiment IS NOT NULL AND seed IS NOT NULL AND status NOT IN ('running', 'interrupted', 'lost')
 ),
 
-planned AS (
+planned AS NOT MATERIALIZED (
     SELECT arms.experiment, arms.arm, seeds.seed, min(arms.position) AS position
     FROM (SELECT experiment, position, unnest(arms).name AS arm FROM facts.experiment_registered) AS arms
     INNER JOIN (SELECT experiment, position, unnest(seeds) AS seed FROM facts.experiment_registered) AS seeds
@@ -37,11 +37,11 @@ planned AS (
     GROUP BY arms.experiment, arms.arm, seeds.seed
 ),
 
-tuned AS (
+tuned AS NOT MATERIALIZED (
     SELECT DISTINCT experiment, unnest(tuning_seeds) AS seed FROM facts.experiment_registered
 ),
 
-own AS (
+own AS NOT MATERIALIZED (
     SELECT
         ended.*,
         ended.started_position < planned.position AS early,

@@ -60,11 +60,14 @@ def power(theta: float, df: float, alpha: float, sides: int = 2) -> float:
 
 @functools.lru_cache(maxsize=65536)
 def smallest_effect(df: float, alpha: float, wanted: float = 0.8, sides: int = 2) -> float:
-    """The effect, in standard errors, that a t test shows with the wanted power; inf when df is 0."""
+    """The effect, in standard errors, that a t test shows with the wanted power; inf when df is 0, or so small
+    that nothing finite is shown (an estimated correlation can leave next to no degrees of freedom)."""
     if not df > 0:
         return math.inf
     low, high = 0.0, 1.0
     while power(high, df, alpha, sides) < wanted:
+        if high > 1e12:
+            return math.inf
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2

@@ -50,10 +50,12 @@ def test_one_judgement_replays_by_position_and_by_id(study):
 
 
 def test_a_judgement_that_does_not_come_out_the_same_is_code_1_figure_by_figure(study, monkeypatch):
-    import projections.decide as rule
+    from projections.statistics import own_rule
 
-    honest = rule._verdict
-    monkeypatch.setattr(rule, "_verdict", lambda plan, row, spend: honest(plan, row, spend / 1e9))
+    honest = own_rule._verdict
+    monkeypatch.setattr(
+        own_rule, "_verdict", lambda s, arm, row: honest(s, arm, {**row, "rejects": row["p_adj"] < 1e-12})
+    )
     done = study.call("replay", "--all")
     assert done.code == 1
     assert "verdict: recorded 'better', now 'undecided'" in done.out

@@ -308,8 +308,8 @@ def test_on_a_terminal_tables_keep_to_its_width(study):
 
 def test_a_table_far_too_wide_for_the_terminal_comes_as_a_block_a_row(study):
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", on_a_terminal(study, "sql", "SELECT * FROM effects LIMIT 2"))
-    assert re.search(r"^intervention  EFFECT=", plain, re.M)
-    assert len(re.findall(r"^ci95_lo       [+-]?0\.\d+", plain, re.M)) == 2
+    assert re.search(r"^intervention +EFFECT=", plain, re.M)
+    assert len(re.findall(r"^ci95_lo +[+-]?0\.\d+", plain, re.M)) == 2
 
 
 def test_with_no_color_there_is_no_color(study):

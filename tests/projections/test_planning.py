@@ -10,7 +10,10 @@ import pytest
 from ledger.errors import UsageError
 from projections.engine import tables
 from projections.estimates import look_alpha
-from projections.planning import noise, policy_id, runs_on_record, sight, told_metrics
+from projections.planning import Noise, noise, policy_id, runs_on_record, sight, told_metrics
+from projections.statistics.inputs import ClassVariance, Inputs, Run
+from projections.statistics.judging import judge_all
+from projections.statistics.policies import find
 from projections.stats import t_quantile
 
 
@@ -91,6 +94,41 @@ def test_the_seeds_told_for_delta_are_the_fewest_that_reach_80_percent():
     need = sight(seeds=3, **plan).seeds_for_delta
     assert sight(seeds=need, **plan).at_delta >= 0.8
     assert sight(seeds=need - 1, **plan).at_delta < 0.8
+
+
+@pytest.mark.parametrize(
+    ("tier", "stopping", "looks", "history"),
+    [("seed", "fixed", (), 0), ("seed", "fixed", (), 12), ("fork", "fixed", (), 12), ("seed", "looks", (3, 5), 12)],
+)
+def test_the_power_told_is_the_share_of_experiments_that_the_ledgers_rule_decides(tier, stopping, looks, history):
+    n, sd, arms = 5, 0.002, ["c", "t", "u", "v"]
+    known = Noise(sd, 2 * history, 3 * history, "within arms", history, None) if history else None
+    plan = {"arms": 4, "family": 3, "alpha": 0.05, "look": 1, "delta": 0.005, "stopping": stopping, "looks": looks}
+    told = sight(policy="ledger/1", tier=tier, seeds=n, sd=sd, known=known, **plan)
+    rng = np.random.default_rng(1)
+    many = []
+    for _ in range(300):
+        y = rng.normal(0, sd, (4, n)) + (rng.normal(0, 0.1, (1, n)) if tier == "fork" else 0.0)
+        y[1] += told.smallest
+        unit = sd * 2**0.5 if tier == "fork" else sd
+        elsewhere = np.var(rng.normal(0, unit, (history, 3)), axis=1, ddof=1)
+        many.append(
+            Inputs(
+                experiment="e", metric="m", direction="lower", control="c", arms=tuple(arms[1:]), delta=0.005,
+                tier=tier,
+                seeds=tuple(range(n)), looks=looks, look=len(looks) or 1,
+                runs=tuple(Run(arm, s, float(y[i, s])) for i, arm in enumerate(arms) for s in range(n)),
+                class_variances=tuple(ClassVariance(f"r{i}", float(v), 2.0) for i, v in enumerate(elsewhere)),
+            )
+        )  # fmt: skip
+    share = np.mean([judged.findings[0].verdict == "worse" for judged in judge_all(find("ledger"), many)])
+    # Without a history an arm that turns out noisier than the others keeps its own few degrees of freedom.
+    assert share == pytest.approx(0.8, abs=0.08 if history else 0.14)
+
+
+def test_a_policy_that_compares_with_a_target_tells_no_power():
+    told = sight(policy="modded-nanogpt-track3/1", arms=2, seeds=3, family=1, alpha=0.05, look=1, delta=0.1, sd=0.1)
+    assert (told.in_sd, told.smallest, told.at_delta) == (None, None, None)
 
 
 def test_one_seed_shows_nothing():
