@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from projections.against import Against
     from projections.decide import Difference
 
-Judged = DecisionMade | ScreenJudged | CycleRanked | DagRevised
 KINDS = (DecisionMade, ScreenJudged, CycleRanked, DagRevised)
 
 
@@ -80,20 +79,19 @@ def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Diff
     heads = sorted({data.head.position for _, data in by_head})
     for tables in each_head(log, heads):
         mine = [(event, data) for event, data in by_head if data.head.position == tables.head.position]
-        decided = [(event, data) for event, data in mine if isinstance(data, DecisionMade)]
-        found = replay_many(tables, [data for _, data in decided])
-        yield from zip([event for event, _ in decided], found, strict=True)
+        decisions = [(event, data) for event, data in mine if isinstance(data, DecisionMade)]
+        found = replay_many(tables, [data for _, data in decisions])
+        yield from zip([event for event, _ in decisions], found, strict=True)
         for event, data in mine:
-            if isinstance(data, DecisionMade):
-                continue
-            try:
-                yield event, _again(log, tables, event, data)
-            except UsageError as error:  # one judgement that cannot be made again must not hide the others
-                yield event, [Difference(_of(data), _name(data), str(error))]
+            if not isinstance(data, DecisionMade):
+                try:
+                    yield event, _again(log, tables, event, data)
+                except UsageError as error:  # one judgement that cannot be made again must not hide the others
+                    yield event, [Difference(_of(data), _name(data), str(error))]
 
 
 def _again(log: Log, tables: Any, event: Event, data: ScreenJudged | CycleRanked | DagRevised) -> list[Difference]:
-    """The differences of one judgement other than a decision, by the procedure of its type."""
+    """The differences of one judgement that is no decision, by the procedure of its type."""
     from projections.decide import Difference
 
     if isinstance(data, ScreenJudged):
@@ -112,11 +110,11 @@ def _again(log: Log, tables: Any, event: Event, data: ScreenJudged | CycleRanked
     return [Difference(*one) for one in dag.replay(tables, whole)]
 
 
-def _of(data: Judged) -> str:
+def _of(data: ScreenJudged | CycleRanked | DagRevised) -> str:
     return "procedure" if isinstance(data, DagRevised) else "cycle" if isinstance(data, CycleRanked) else "experiment"
 
 
-def _name(data: Judged) -> str:
+def _name(data: ScreenJudged | CycleRanked | DagRevised) -> str:
     return str(getattr(data, _of(data)))
 
 
