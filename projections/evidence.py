@@ -16,8 +16,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import msgspec
+
 from projections.estimates import HUGE
 from projections.statistics.inputs import ClassVariance, Inputs, Run, Tier, Track
+from projections.statistics.numeric import digits
 
 Row = dict[str, Any]
 Query = Callable[[str, tuple[Any, ...]], list[Row]]
@@ -73,6 +76,24 @@ def gather(query: Query, experiments: Sequence[str] | None = None) -> list[Evide
         for plan in plans
         if plan["hypothesis_count"]
     ]
+
+
+def with_nats(query: Query, each: Evidence) -> Evidence:
+    """The same with the nats that one unit of the metric has, where every run that tells it also tells val_loss in
+    nats and their ratio is one (for bits per byte: nats a token over bits a byte, which the tokenizer fixes)."""
+    rows = query(
+        """SELECT loss.value / finished.value AS ratio
+        FROM (SELECT run, value, unnest(finals) AS loss FROM facts.run_finished WHERE status = 'ok') AS finished
+        INNER JOIN facts.run_started AS started ON started.run = finished.run
+        WHERE started.experiment = $1 AND loss.name = 'val_loss' AND finished.value > 0
+        ORDER BY ratio""",
+        (each.plan["experiment"],),
+    )
+    ratios = [float(row["ratio"]) for row in rows if row["ratio"] is not None]
+    if not ratios or not 0 < ratios[0] <= ratios[-1] < ratios[0] * 1.001:  # scores are printed with few digits
+        return each
+    middle = digits(ratios[len(ratios) // 2])
+    return each._replace(inputs=msgspec.structs.replace(each.inputs, nats_per_unit=middle))
 
 
 def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
