@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ledger import canonical, disk, ids, layout, secrets, segment
 from ledger.errors import Conflict, LedgerError, NotAppended, SecretRefused, Unknown, UsageError
-from ledger.events import STREAM_PATTERN, EventData, texts
+from ledger.event_text import texts
+from ledger.events import STREAM_PATTERN, EventData
 from ledger.ids import uuid7
 from ledger.joint import MAX_ROWS, Joint, Request
 from ledger.merkle import leaf_hash, leaf_hashes

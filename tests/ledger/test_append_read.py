@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import canonical, events, ids, layout, segment
+from ledger import canonical, event_text, ids, layout, segment
 from ledger.chain import Log
 from ledger.errors import Conflict, Corrupt, NotALedger, SecretRefused, Unsupported, UsageError
 from ledger.inspection import DIFFER, OTHER_BODIES
@@ -418,7 +418,7 @@ def test_a_commit_of_any_size_is_written_as_its_events_would_be_one_by_one(fresh
     for number, (draft, event) in enumerate(zip(drafts, found, strict=True)):
         assert event.body == canonical.text(canonical.decode(event.body))
         said = canonical.decode(event.body)
-        assert said["data"] == events.check(draft.data)
+        assert said["data"] == event_text.check(draft.data)
         assert (said["event_id"], said["type"], said["writer_seq"]) == (event.event_id, draft.data.TYPE, number)
         assert said["stream"] == event.stream == draft.stream
         assert said["causation_id"] == event.causation_id == draft.causation_id
