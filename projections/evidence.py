@@ -118,7 +118,7 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
         look, seeds, stopped = _planned_look(looks, seeds, stopped, (control, *arms), ended)
     counted = {arm: {*stopped.get(arm, seeds)} for arm in arms} | {control: {*seeds}}
     kept = [row for row in runs if row["bank"] or row["seed"] in counted.get(row["arm"], ())]
-    beyond = any(row["value"] is not None and abs(row["value"]) > HUGE for row in kept)
+    beyond = any(map(_huge, kept))
     track: Track = "explore" if plan["track"] == "explore" or plan["seed_role"] == "tuning" else "confirm"
     tier: Tier = plan["pair_tier"]
     unit = (plan["noise_class"], "fork" if tier == "fork" else "run")
@@ -134,8 +134,8 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
             Run(
                 row["arm"],
                 row["seed"],
-                row["value"],
-                row["status"],
+                None if _huge(row) else row["value"],
+                "diverged" if _huge(row) else row["status"],
                 row["tuning"],
                 row["early"],
                 float(row["started_position"]),
@@ -161,6 +161,10 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
         (row["finished_position"], row["finished_id"], row["arm"], row["seed"], row["bank"]) for row in kept
     )
     return Evidence(plan, inputs, tuple(outcomes), tuple(row["event_id"] for row in registered))
+
+
+def _huge(row: Row) -> bool:
+    return row["value"] is not None and abs(row["value"]) > HUGE
 
 
 def _planned_look(

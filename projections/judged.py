@@ -94,12 +94,19 @@ def registered(each: Evidence) -> Policy:
 
 
 def _judged(policy: Policy, many: Sequence[Evidence]) -> dict[str, list[Row]]:
+    try:
+        together = judge_all(policy, [each.inputs for each in many], unrun=True)
+    except UsageError:
+        pass
+    else:
+        return {
+            each.plan["experiment"]: [_row(each, policy, finding, judgement) for finding in judgement.findings]
+            for each, judgement in zip(many, together, strict=True)
+        }
     sound, found = [], {}
     for each in many:
         try:
-            check(each.inputs)
-            if policy.procedure != "moderated":
-                judge_all(policy, [each.inputs], unrun=True)
+            judge_all(policy, [each.inputs], unrun=True)
         except UsageError as error:  # one plan that cannot be judged must not hide the others
             found[each.plan["experiment"]] = [_unjudged(each, policy, arm, str(error)) for arm in each.inputs.arms]
         else:
