@@ -164,6 +164,11 @@ def content(folder):
     return found
 
 
+def _is_time(value):
+    """Effects on how long a step takes differ between two runs of the same."""
+    return isinstance(value, dict) and "step_time" in (value.get("target"), value.get("src"), value.get("dst"))
+
+
 def _less(data):
     """Without what differs between two runs of the same plan."""
     if isinstance(data, dict):
@@ -175,7 +180,7 @@ def _less(data):
             if key not in _DIFFERS and key not in _OF_THE_SESSION and not (key == "plan" and len(str(value)) == 36)
         }
     if isinstance(data, list):
-        return [_less(value) for value in data]
+        return [_less(value) for value in data if not _is_time(value)]
     return data
 
 
@@ -220,11 +225,5 @@ def test_a_series_of_real_training_survives_a_kill_before_and_after_every_kind_o
     ):  # fmt: skip
         for when in ("before", "after"):
             cycle(folder, kind, when, 1)  # the next one of its kind, wherever the series stands
-    for kill in (("cycle.ranked", "before", 1), ("run.finished", "before", 2), ("cycle.ranked", "after", 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLER, *map(str, kill), "--json", "cycle", "plan.toml"],
-            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=600, check=False,
-        )  # fmt: skip
-        assert done.returncode in (0, -signal.SIGKILL)
     assert cycle(folder)["stopped"] == "cycles"
     assert content(folder) == content(tmp_path / "whole")
