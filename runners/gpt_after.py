@@ -115,6 +115,15 @@ def matrix_inputs(params: Params, config: GptConfig, source: Source) -> dict[str
     return {name: [each.inputs() for each in slices_] for name, slices_ in seen.items()}
 
 
+def _add(at: InputSum, x: Tensor) -> None:
+    """Sums x, [tokens, columns], in float64: on the device where it can, not to carry every activation over."""
+    if x.device.type != "cuda":
+        at.add(x.float().cpu().numpy())
+        return
+    x = x.double()
+    at.add_sums((x.mT @ x).cpu().numpy(), x.abs().sum(0).cpu().numpy(), len(x))
+
+
 @contextmanager
 def _watch(params: Params) -> Iterator[dict[str, list[InputSum]]]:
     """Every F.linear whose weight is a slice of a matrix tells its input; the model need not know."""
@@ -124,7 +133,7 @@ def _watch(params: Params) -> Iterator[dict[str, list[InputSum]]]:
     class Watch(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is F.linear and (found := where.get(args[1].data_ptr())):
-                seen[found[0]][found[1]].add(args[0].detach().flatten(0, -2).float().cpu().numpy())
+                _add(seen[found[0]][found[1]], args[0].detach().flatten(0, -2))
             return func(*args, **(kwargs or {}))
 
     with Watch():

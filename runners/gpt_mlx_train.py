@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -39,11 +40,11 @@ from runners.gpt_schedule import rates as rates_at
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 from runners.quantize import artifact_bytes
 
-_NO_MEMORY = re.compile(r"(?i)unable to allocate|attempting to allocate|insufficient memory|out ?of ?memory")
 OnLog = Callable[[int, dict[str, float]], None]
 OnSeedLog = Callable[[int, int, dict[str, float]], None]  # index of the seed, steps done, values
 ShouldStop = Callable[[], str | None]
 Snapshot = dict[str, np.ndarray]  # a State by name, as a checkpoint holds it
+_NO_MEMORY = re.compile(r"(?i)unable to allocate|attempting to allocate|insufficient memory|out ?of ?memory")
 # Read by no compiled function: rates come in as arrays, and the rest is about the run.
 NOT_COMPILED = frozenset(
     (
@@ -138,15 +139,10 @@ class Trainer:
         """
         device = find_device(self.device if self.device != "auto" else config.device)
         self.source.check(config)
-        try:
-            with mx.stream(device):
-                run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
-                run.on_weights = on_weights
-                return run.run(start, keep or {})
-        except RuntimeError as error:  # MLX knows no other kind
-            if _NO_MEMORY.search(str(error)):
-                raise MemoryError(str(error)) from None
-            raise
+        with _memory_errors(), mx.stream(device):
+            run = _Run(self, config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
+            run.on_weights = on_weights
+            return run.run(start, keep or {})
 
     def late(
         self,
@@ -160,7 +156,7 @@ class Trainer:
         """The late stages alone, on weights that `on_weights` gave after `step` steps of the same training."""
         device = find_device(self.device if self.device != "auto" else config.device)
         self.source.check(config)
-        with mx.stream(device):
+        with _memory_errors(), mx.stream(device):
             return _Run(self, config, seed, device, on_log or (lambda *_: None), lambda: None).late(weights, step)
 
     def train_seeds(
@@ -453,6 +449,17 @@ def _mean(whole: Step, parts: int) -> Step:
         return whole
     grads = {name: g / parts for name, g in whole.grads.items()}
     return Step(whole.loss / parts, whole.objective / parts, grads, whole.position / parts)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A lack of memory as MemoryError: MLX raises one kind of error for everything."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from None
+        raise
 
 
 def find_device(name: str) -> mx.Device:

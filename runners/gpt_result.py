@@ -20,7 +20,7 @@ OnWeights = Callable[[int, int, dict[str, np.ndarray]], None]  # index of the se
 
 _BOTH = (
     *("gpt_config", "gpt_data", "gpt_init", "gpt_result", "gpt_schedule", "gpt_stages"),
-    *("bits", "bytecount", "corpus", "evaluate", "gptq", "quantize", "shards"),
+    *("bits", "bytecount", "corpus", "evaluate", "export", "gptq", "quantize", "shards"),
 )
 CODE = {  # of each backend: the files, in runners/, that a figure depends on
     "torch": ("gpt", "gpt_after", "gpt_loss", "gpt_optim", "gpt_train", *_BOTH),

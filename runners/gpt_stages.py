@@ -98,9 +98,13 @@ class InputSum:
     def add(self, rows: np.ndarray) -> None:
         """rows: [tokens, columns]"""
         rows = rows.astype(np.float64)
-        self.hessian += rows.T @ rows
-        self.magnitude += np.abs(rows).sum(0)
-        self.tokens += len(rows)
+        self.add_sums(rows.T @ rows, np.abs(rows).sum(0), len(rows))
+
+    def add_sums(self, hessian: np.ndarray, magnitude: np.ndarray, tokens: int) -> None:
+        """What a device has summed over some tokens: of x x', of |x|."""
+        self.hessian += hessian
+        self.magnitude += magnitude
+        self.tokens += tokens
 
     def inputs(self) -> Inputs:
         return Inputs(self.hessian, self.magnitude / max(1, self.tokens), self.tokens)

@@ -48,28 +48,29 @@ def solve(
     weight: [rows, in]; scales: [rows, in], above 0, the step of each weight (a row's, or its group's).
     A channel that no token used has nothing to make good: it is rounded.
     """
-    work = weight.astype(np.float64)
-    steps = scales.astype(np.float64)
-    columns = work.shape[1]
+    columns = weight.shape[1]
     h = hessian.astype(np.float64)
     diagonal = np.diag(h).copy()
     unused = diagonal <= 0
     h = h + np.diag(np.where(unused, 1.0, damping * diagonal.mean()))
     order = np.argsort(-diagonal, kind="stable")
-    work, steps, h = work[:, order], steps[:, order], h[np.ix_(order, order)]
-    upper = _upper_of_inverse(h)
+    upper = _upper_of_inverse(h[np.ix_(order, order)])
+    # Columns lie in rows here: one at a time is worked on, and should be one piece of memory.
+    work = np.ascontiguousarray(weight.T[order], dtype=np.float64)
+    steps = np.ascontiguousarray(scales.T[order], dtype=np.float64)
     codes = np.zeros(work.shape, dtype=np.int16)
     for start in range(0, columns, block):
         end = min(start + block, columns)
-        errors = np.zeros((len(work), end - start))
+        errors = np.zeros((end - start, work.shape[1]))
         for i in range(start, end):
-            codes[:, i] = np.clip(np.rint(work[:, i] / steps[:, i]), -most, most)
-            errors[:, i - start] = (work[:, i] - codes[:, i] * steps[:, i]) / upper[i, i]
-            work[:, i + 1 : end] -= np.outer(errors[:, i - start], upper[i, i + 1 : end])
-        work[:, end:] -= errors @ upper[start:end, end:]
+            chosen = np.clip(np.rint(work[i] / steps[i]), -most, most)
+            codes[i] = chosen
+            error = errors[i - start] = (work[i] - chosen * steps[i]) / upper[i, i]
+            work[i + 1 : end] -= upper[i, i + 1 : end, None] * error
+        work[end:] -= upper[start:end, end:].T @ errors
     back = np.empty_like(codes)
-    back[:, order] = codes
-    return back
+    back[order] = codes
+    return np.ascontiguousarray(back.T)
 
 
 def _upper_of_inverse(h: np.ndarray) -> np.ndarray:

@@ -227,9 +227,13 @@ def _outcome(result: GptResult, finals: dict[str, tuple[float, int | None]], kep
     cost = {"parameters": float(result.parameters)}
     if result.step_ms:  # a run that only continued a checkpoint had no step of its own
         cost |= {"step_ms": result.step_ms, "step_drift": result.step_drift, "tokens_per_s": result.tokens_per_s}
+    over = finals.get("artifact_bytes_over", (0.0, None))[0]
+    told = (
+        f"the artifact has {result.artifact_bytes} bytes, {over:.0f} more than the challenge allows" if over else ""
+    )
     return Outcome(
         status=status,
-        reason=result.reason or "",
+        reason=result.reason or told,
         finals={**finals, **{name: (value, result.steps) for name, value in (cost | heat()).items()}},
         steps=result.steps,
         tokens=result.tokens,

@@ -24,8 +24,8 @@ width = 32
 seq_len = 32
 batch_tokens = 256
 steps = 6
-val_tokens = 1024
-calib_tokens = 1024
+val_tokens = 512
+calib_tokens = 512
 
 [[arm]]
 name = "as trained"
@@ -72,11 +72,11 @@ def test_a_seed_is_trained_once_and_the_other_arms_go_on_from_its_checkpoint(hom
 def test_what_forks_gives_the_figures_of_arms_that_are_trained_each(home):
     home.write("plan.toml", PLAN)
     home.write("each.toml", PLAN.replace('pair_tier = "fork"', "").replace('name = "late"', 'name = "each"'))
-    home.call("run", "plan.toml")
-    home.call("run", "each.toml")
+    home.call("run", "plan.toml", "--seeds", "1")
+    home.call("run", "each.toml", "--seeds", "1")
     values = home.sql("SELECT arm, seed, list(DISTINCT value) AS v FROM runs GROUP BY arm, seed")
-    assert [len(row["v"]) for row in values] == [1] * 6
-    assert home.sql("SELECT count(fork_of) AS n FROM runs")[0]["n"] == 4
+    assert [len(row["v"]) for row in values] == [1] * 3
+    assert home.sql("SELECT count(fork_of) AS n FROM runs")[0]["n"] == 2
 
 
 def test_the_checkpoint_is_a_safetensors_file_of_the_weights_that_is_found_by_its_digest(home):
@@ -137,15 +137,15 @@ def test_arms_that_take_another_training_cannot_fork(home, change):
 @pytest.mark.parametrize(
     ("settings", "metric", "said"),
     [
-        ("val_tokens = 1024", "val_bpb", "so the metric is 'val_bpb_subset', not 'val_bpb'"),
+        ("val_tokens = 512", "val_bpb", "so the metric is 'val_bpb_subset', not 'val_bpb'"),
         ("val_tokens = 0", "val_bpb_subset", "so the metric is 'val_bpb', not 'val_bpb_subset'"),
-        ("val_tokens = 1024", "quant_gap", "so the metric is 'quant_gap_subset'"),
+        ("val_tokens = 512", "quant_gap", "so the metric is 'quant_gap_subset'"),
         ('data = "nowhere"', "val_bpb", "there is no folder nowhere; fetch the published shards"),
         ("shards = 2", "val_bpb", "shards = 2 goes with data = a folder of shards"),
     ],
 )
 def test_a_metric_or_data_that_cannot_be_is_refused_before_anything_is_recorded(home, settings, metric, said):
-    text = PLAN.replace("val_tokens = 1024", settings).replace('"val_bpb_subset"', f'"{metric}"')
+    text = PLAN.replace("val_tokens = 512", settings).replace('"val_bpb_subset"', f'"{metric}"')
     home.write("plan.toml", text)
     done = home.call("run", "plan.toml")
     assert done.code == 2
@@ -171,7 +171,7 @@ def test_a_plan_trains_on_a_folder_of_published_shards_and_its_digests_are_on_re
         tokens = np.concatenate([[tokenizer.bos_id(), *tokenizer.encode(t)] for t in texts[i::3]])
         write_shard(home.folder / "shards" / f"fineweb_{name}.bin", tokens)
     folder = 'data = "shards"\nvocab_size = 500'
-    text = PLAN.replace("val_tokens = 1024", folder).replace("val_bpb_subset", "val_bpb")
+    text = PLAN.replace("val_tokens = 512", folder).replace("val_bpb_subset", "val_bpb")
     home.write("plan.toml", text)
     done = home.call("run", "plan.toml", "--seeds", "0")
     assert done.code == 0, done.err
@@ -182,3 +182,19 @@ def test_a_plan_trains_on_a_folder_of_published_shards_and_its_digests_are_on_re
     home.write("small.toml", text.replace("vocab_size = 500", "vocab_size = 400").replace('"late"', '"small"'))
     done = home.call("run", "small.toml", "--seeds", "0")
     assert "vocab_size is smaller than the tokenizer's 500, found 400" in done.err
+
+
+def test_an_artifact_beyond_the_limit_is_told_and_counted(home, monkeypatch):
+    from runners import gpt_stages
+
+    monkeypatch.setattr(gpt_stages, "SIZE_LIMIT", 100_000)
+    home.write("plan.toml", PLAN)
+    done = home.call("run", "plan.toml", "--seeds", "0")
+    assert done.code == 0
+    by_arm = {run["arm"]: run for run in home.sql("SELECT arm, status, reason, artifact_bytes FROM runs")}
+    over = by_arm["int6"]["artifact_bytes"] - 100_000
+    assert by_arm["int6"]["status"] == "ok"
+    assert f"{over} more than the challenge allows" in by_arm["int6"]["reason"]
+    assert by_arm["as trained"]["reason"] == ""
+    told = home.sql("SELECT DISTINCT value FROM metrics WHERE name = 'artifact_bytes_over' ORDER BY value")
+    assert over in [row["value"] for row in told]

@@ -144,3 +144,39 @@ def test_a_gigabyte_of_output_is_survived_and_its_last_metric_counts(home):
     kept = home.sql("SELECT bytes, left_out FROM artifacts WHERE kind = 'stdout'")[0]
     assert kept["bytes"] < 17 << 20
     assert kept["bytes"] + kept["left_out"] > 1_000_000_000
+
+
+# --- Two sizes ---------------------------------------------------------------------------------------------
+
+TWO_SIZES = f"""name = "sized"
+seeds = "0-2"
+delta = 0.1
+[script]
+command = [{sys.executable!r}, "-I", "-S", "train.py"]
+[[arm]]
+name = "control"
+[[arm]]
+name = "better"
+env = {{ EFFECT = "-0.3" }}
+[small]
+seeds = "0-1"
+scale = "small"
+"""
+
+
+def test_a_plan_runs_at_its_small_size_as_an_experiment_of_its_own(home):
+    home.write("plan.toml", TWO_SIZES)
+    registered = home.call("plan", "--small", "plan.toml")
+    assert registered.code == 0, registered.err
+    assert registered.err.strip().endswith("ledger run plan.toml --small")
+    assert home.call("run", "plan.toml", "--small").code == 0
+    assert home.call("run", "plan.toml").code == 0
+    found = home.sql("SELECT name, count(*) AS n FROM runs JOIN experiments USING (experiment) GROUP BY name")
+    assert sorted((row["name"], row["n"]) for row in found) == [("sized", 6), ("sized-small", 4)]
+
+
+def test_small_needs_a_table_in_a_plan(home):
+    home.write("plan.toml", TWO_SIZES.partition("[small]")[0])
+    assert "--small needs a [small] table" in home.call("run", "plan.toml", "--small").complaint
+    done = home.call("run", "--small", "--", sys.executable, "train.py")
+    assert (done.code, "--small goes with a plan" in done.err) == (2, True)

@@ -145,3 +145,34 @@ def test_a_small_table_that_says_nothing_usable_is_told(table, said):
 def test_a_broken_small_table_is_told_at_the_full_size_too():
     with pytest.raises(UsageError, match="deeq"):
         parse(PLAN + "[small]\nleave_out = ['deeq']\n", "p.toml")
+
+
+# --- The page ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_scheme_every_late_setting_and_every_shipped_round():
+    from runners.gpt_config import LATE
+    from runners.quantize import SCHEMES
+
+    page = (ROOT / "docs" / "quantization.md").read_text()
+    for name in (*SCHEMES, *LATE):
+        assert f"`{name}`" in page or f"`{name} =" in page, name
+    for path in EXAMPLES:
+        assert path.parent.name != "rounds" or f"`{path.name}`" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SMALL, ids=named)
+def test_every_arm_of_a_small_plan_trains_and_is_scored(path):
+    pytest.importorskip("torch")
+    pytest.importorskip("sentencepiece")
+    from runners.corpus import prepare
+    from runners.gpt_train import Trainer
+
+    plan, trainer = parse(path.read_text(), "p", small=True), Trainer(prepare())
+    for arm in plan.arm:
+        config = GptConfig.from_dict({**plan.trainer, **arm.set})
+        short = msgspec.structs.replace(config, steps=3, warmdown_steps=0, val_tokens=1024, calib_tokens=1024)
+        result = trainer.train(short, 0)
+        assert result.status == "ok", (arm.name, result.reason)
+        assert 1 < result.val_bpb < 10

@@ -29,7 +29,7 @@ def but(**changes):
 def source(tmp_path_factory):
     from pydoc_data.topics import topics
 
-    documents = {f"topic:{name}": topics[name].encode("ascii", "ignore").decode() for name in sorted(topics)[:40]}
+    documents = {f"topic:{name}": topics[name].encode("ascii", "ignore").decode() for name in sorted(topics)[:25]}
     return CorpusSource(corpus.build(documents, tmp_path_factory.mktemp("corpora") / "topics"))
 
 
@@ -56,8 +56,8 @@ def test_bits_per_byte_of_a_checkpoint_equal_a_direct_computation(source, val_to
     for i in range(windows):
         x, y = tokens[32 * i : 32 * i + 32], tokens[32 * i + 1 : 32 * i + 33]
         with torch.no_grad():
-            logits = gpt.logits(params, config, rope, torch.tensor([x]))[0].double()
-        nats -= sum(logits.log_softmax(-1)[j, t].item() for j, t in enumerate(y))
+            logs = gpt.logits(params, config, rope, torch.tensor([x]))[0].double().log_softmax(-1).tolist()
+        nats -= sum(logs[j][t] for j, t in enumerate(y))
     scored = tokens[1 : 32 * windows + 1]
     text = b"".join(tokenizer.decode([t]).encode() for t in scored if not tokenizer.is_control(t))
     assert found.loss == pytest.approx(nats / (32 * windows), rel=1e-6)
@@ -180,7 +180,7 @@ def test_another_calibration_seed_is_another_sample_of_the_training_text(source)
 
 @pytest.mark.parametrize("name", quantize.SCHEMES)
 def test_what_is_scored_after_quantization_is_what_the_bytes_hold(source, name):
-    config, params = but(quantize=name, quant_group=8), some_params()
+    config, params = but(quantize=name, quant_group=16), some_params()
     made = gpt_after.quantized(params, config, source)
     held = quantize.restore(made.model)
     assert {*held} == {*params}
