@@ -41,6 +41,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flips
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.projections
+	$(BIN)/python -m benchmarks.verdicts
+	$(BIN)/python -m benchmarks.worlds
 	$(BIN)/python -m benchmarks.extraction
 
 docs: $(STAMP)
