@@ -126,8 +126,8 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
     if len(what) == 1 and what[0].endswith(".toml"):
-        given = [name for name, value in options.items() if value not in (None, (), False) and name != "seeds"]
-        given = [name for name in given if name != "small"]
+        with_a_plan = ("seeds", "small")
+        given = [name for name, value in options.items() if value not in (None, ()) and name not in with_a_plan]
         if given:
             raise click.UsageError(
                 f"--{given[0].rstrip('s').replace('_', '-')} goes with a command; a plan says it in its file"

@@ -19,6 +19,7 @@ WITHOUT_A_LEDGER = [
     ["matrix"],
     ["audit", "records"],
     ["decide"],
+    ["reproduce", "0"],
     ["replay", "--all"],
     ["report"],
     ["plot"],
