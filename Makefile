@@ -43,6 +43,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.projections
 	$(BIN)/python -m benchmarks.next_worlds
 	$(BIN)/python -m benchmarks.transfer_worlds
+	$(BIN)/python -m benchmarks.verdicts
+	$(BIN)/python -m benchmarks.worlds
 	$(BIN)/python -m benchmarks.extraction
 
 docs: $(STAMP)

@@ -177,11 +177,13 @@ def print_verdicts(decisions: list[DecisionMade]) -> None:
                 made.intervention,
                 effect,
                 interval,
-                f"{told:.2g}" if isinstance(told, float) else "",
+                "" if not isinstance(told, float) else f"{told:.2g}" if told >= 0.001 else f"{told:.0e}",
                 f"{made.n_t}:{made.n_c}",
                 _verdict(made),
             ]
         )
+    if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2 > 80:  # long names of arms
+        lines = [[*line[:-1], line[-1].replace(WORDS["no_effect_that_matters"], "no effect")] for line in lines]
     table(lines, numeric={1, 2, 3, 4})
     for made in decisions:
         if made.verdict == "invalid":

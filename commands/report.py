@@ -48,7 +48,8 @@ def command(asked: Asked, experiment: str | None, output: str | None) -> None:
 
 def _decisions(tables: Any, plan: dict[str, Any]) -> list[dict[str, Any]]:
     rows = tables.rows(
-        "SELECT * FROM decisions WHERE experiment = $1 AND latest ORDER BY effect NULLS LAST, intervention",
+        """SELECT * FROM decisions WHERE experiment = $1 AND latest AND registered
+        ORDER BY effect NULLS LAST, intervention""",
         (plan["experiment"],),
     )
     return list(rows)
@@ -72,7 +73,8 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
     parts += [
         f"- metric **{text(plan['metric'])}** ({better}); an effect matters from {plan['delta']:g}",
         f"- {plan['arm_count']} arms, {plan['seed_count']} seeds each; control **{text(plan['control'])}**",
-        f"- family-wise error {plan['alpha']:g} over {plan['hypothesis_count']} hypotheses (Holm)",
+        f"- family-wise error {plan['alpha']:g} over {plan['hypothesis_count']} hypotheses, "
+        f"by policy {text(plan['policy'])}",
         f"- registered at position {plan['first_position']} on {plan['first_registered_at']:%Y-%m-%d %H:%M} UTC"
         + (f", amended {plan['amendments']} times since" if plan["amendments"] else ", not amended since"),
         f"- runner {text(plan['runner'])} on {text(plan['platform'])}; base `{plan['base']}`",
@@ -96,24 +98,30 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
         *[f"ledger replay {row['position']}    # {text(row['intervention'])}" for row in decisions],
         "```",
         "",
-        "A decision is by paired differences with the variance pooled over the plan's arms. `undecided` is not",
-        "`no effect`: that is claimed only where the 90 % interval lies within the smallest effect that matters.",
+        "`undecided` is not `no effect`: that is claimed only where the 90 % interval lies within the smallest",
+        "effect that matters. docs/statistics.md of experiment-ledger says what each verdict means and how it is",
+        "computed.",
         "",
     ]
     return "\n".join(parts)
 
 
 def _verdicts(decisions: list[dict[str, Any]]) -> list[str]:
-    rows = ["| arm | effect | 95 % interval | Holm p | pairs | verdict |", "|---|--:|--:|--:|--:|---|"]
+    by_e = any(row["mode"] == "anytime" for row in decisions)
+    evidence = "e-value" if by_e else "p" if any(row["mode"] == "looks" for row in decisions) else "Holm p"
+    rows = [f"| arm | effect | 95 % interval | {evidence} | seeds | verdict |", "|---|--:|--:|--:|--:|---|"]
     for row in decisions:
         known = row["effect"] is not None and row["ci95_lo"] is not None
         interval = f"{row['ci95_lo']:+.4f} to {row['ci95_hi']:+.4f}" if known else ""
         effect = f"{row['effect']:+.4f}" if row["effect"] is not None else ""
-        p = f"{row['p_adj']:.2g}" if row["p_adj"] is not None else ""
+        told = row["e_value" if by_e else "p" if evidence == "p" else "p_adj"]
+        p = f"{told:.2g}" if told is not None else ""
         verdict = row["verdict"].replace("_", " ")
         if row["verdict"] == "undecided" and row["k_more_seeds"]:
             verdict += f", {row['k_more_seeds']} more seeds"
-        rows.append(f"| {text(row['intervention'])} | {effect} | {interval} | {p} | {row['n_pairs']} | {verdict} |")
+        rows.append(
+            f"| {text(row['intervention'])} | {effect} | {interval} | {p} | {row['n_t']}:{row['n_c']} | {verdict} |"
+        )
     return rows
 
 

@@ -55,7 +55,7 @@ def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None
             raise UsageError(f"experiment {plans[0]['name']} has one arm only: there is nothing to decide")
     many = [found[experiment] for experiment in experiments]
     for each in many:
-        _refuse(each, policy)
+        _refuse(tables, each, policy)
     # By the plans' own policies the table `effects` has it all.
     judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy)
     code = code_digest()
@@ -74,7 +74,7 @@ def _effects(tables: Tables, experiments: Sequence[str]) -> list[list[Row]]:
     return [found[experiment] for experiment in experiments]
 
 
-def _refuse(each: Evidence, policy: Policy | None) -> None:
+def _refuse(tables: Tables, each: Evidence, policy: Policy | None) -> None:
     """Raises UsageError where there is nothing to say, or not by this policy."""
     ok: dict[str, int] = {}
     for run in each.inputs.runs:
@@ -87,7 +87,7 @@ def _refuse(each: Evidence, policy: Policy | None) -> None:
             f"experiment {each.plan['name']} has no finished pair yet: expected a run of {control} and one of "
             "another arm that ended; `ledger run` runs what is missing"
         )
-    refuse(policy or registered(each), each)
+    refuse(tables.rows, policy or registered(each), each)
 
 
 def _decision(tables: Tables, each: Evidence, row: Row, code: str) -> DecisionMade:

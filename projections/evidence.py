@@ -16,8 +16,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import msgspec
+
 from projections.estimates import HUGE
 from projections.statistics.inputs import ClassVariance, Inputs, Run, Tier, Track
+from projections.statistics.numeric import digits
 
 Row = dict[str, Any]
 Query = Callable[[str, tuple[Any, ...]], list[Row]]
@@ -75,6 +78,24 @@ def gather(query: Query, experiments: Sequence[str] | None = None) -> list[Evide
     ]
 
 
+def with_nats(query: Query, each: Evidence) -> Evidence:
+    """The same with the nats that one unit of the metric has, where every run that tells it also tells val_loss in
+    nats and their ratio is one (for bits per byte: nats a token over bits a byte, which the tokenizer fixes)."""
+    rows = query(
+        """SELECT loss.value / finished.value AS ratio
+        FROM (SELECT run, value, unnest(finals) AS loss FROM facts.run_finished WHERE status = 'ok') AS finished
+        INNER JOIN facts.run_started AS started ON started.run = finished.run
+        WHERE started.experiment = $1 AND loss.name = 'val_loss' AND finished.value > 0
+        ORDER BY ratio""",
+        (each.plan["experiment"],),
+    )
+    ratios = [float(row["ratio"]) for row in rows if row["ratio"] is not None]
+    if not ratios or not 0 < ratios[0] <= ratios[-1] < ratios[0] * 1.001:  # scores are printed with few digits
+        return each
+    middle = digits(ratios[len(ratios) // 2])
+    return each._replace(inputs=msgspec.structs.replace(each.inputs, nats_per_unit=middle))
+
+
 def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
     return {key: list(group) for key, group in groupby(rows, key=lambda row: row["experiment"])}
 
@@ -97,7 +118,7 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
         look, seeds, stopped = _planned_look(looks, seeds, stopped, (control, *arms), ended)
     counted = {arm: {*stopped.get(arm, seeds)} for arm in arms} | {control: {*seeds}}
     kept = [row for row in runs if row["bank"] or row["seed"] in counted.get(row["arm"], ())]
-    beyond = any(row["value"] is not None and abs(row["value"]) > HUGE for row in kept)
+    beyond = any(map(_huge, kept))
     track: Track = "explore" if plan["track"] == "explore" or plan["seed_role"] == "tuning" else "confirm"
     tier: Tier = plan["pair_tier"]
     unit = (plan["noise_class"], "fork" if tier == "fork" else "run")
@@ -113,8 +134,8 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
             Run(
                 row["arm"],
                 row["seed"],
-                row["value"],
-                row["status"],
+                None if _huge(row) else row["value"],
+                "diverged" if _huge(row) else row["status"],
                 row["tuning"],
                 row["early"],
                 float(row["started_position"]),
@@ -140,6 +161,10 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
         (row["finished_position"], row["finished_id"], row["arm"], row["seed"], row["bank"]) for row in kept
     )
     return Evidence(plan, inputs, tuple(outcomes), tuple(row["event_id"] for row in registered))
+
+
+def _huge(row: Row) -> bool:
+    return row["value"] is not None and abs(row["value"]) > HUGE
 
 
 def _planned_look(

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ledger.errors import UsageError
 from ledger.events import DecisionMade
 from projections import estimates
-from projections.evidence import Evidence, Query
+from projections.evidence import Evidence, Query, with_nats
 from projections.statistics.inputs import check
 from projections.statistics.judgement import Finding, Judgement
 from projections.statistics.judging import judge_all
@@ -54,7 +54,9 @@ def judged(query: Query, many: Sequence[Evidence], policy: Policy | None = None)
     chosen = [(policy or registered(each), each) for each in many]
     for one in sorted({one for one, _ in chosen}, key=lambda one: one.id):
         mine = [each for other, each in chosen if other == one]
-        found |= _founding(query, mine) if one is FOUNDING else _judged(one, mine)
+        found |= (
+            _founding(query, mine) if one is FOUNDING else _judged(one, [_told(query, one, each) for each in mine])
+        )
     return [found[each.plan["experiment"]] for each in many]
 
 
@@ -63,14 +65,20 @@ def table(rows: Sequence[Sequence[Row]]) -> pa.Table:
     return pa.Table.from_pylist([row for each in rows for row in each], schema=SCHEMA)
 
 
-def refuse(policy: Policy, each: Evidence) -> None:
+def refuse(query: Query, policy: Policy, each: Evidence) -> None:
     """Raises UsageError with one line where this policy cannot judge this experiment at all."""
     if policy is FOUNDING:
         return
     if policy.procedure == "moderated":
         check(each.inputs)  # what it refuses; nothing else needs to be computed for that
     else:
-        judge_all(policy, [each.inputs])
+        judge_all(policy, [_told(query, policy, each).inputs])
+
+
+def _told(query: Query, policy: Policy, each: Evidence) -> Evidence:
+    """The evidence with what this policy alone asks for."""
+    asks = policy.margin_nats is not None and each.plan["metric"] != "val_loss"
+    return with_nats(query, each) if asks else each
 
 
 def registered(each: Evidence) -> Policy:
@@ -86,12 +94,19 @@ def registered(each: Evidence) -> Policy:
 
 
 def _judged(policy: Policy, many: Sequence[Evidence]) -> dict[str, list[Row]]:
+    try:
+        together = judge_all(policy, [each.inputs for each in many], unrun=True)
+    except UsageError:
+        pass
+    else:
+        return {
+            each.plan["experiment"]: [_row(each, policy, finding, judgement) for finding in judgement.findings]
+            for each, judgement in zip(many, together, strict=True)
+        }
     sound, found = [], {}
     for each in many:
         try:
-            check(each.inputs)
-            if policy.procedure != "moderated":
-                judge_all(policy, [each.inputs], unrun=True)
+            judge_all(policy, [each.inputs], unrun=True)
         except UsageError as error:  # one plan that cannot be judged must not hide the others
             found[each.plan["experiment"]] = [_unjudged(each, policy, arm, str(error)) for arm in each.inputs.arms]
         else:

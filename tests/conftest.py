@@ -359,9 +359,7 @@ def examples():
             control=events.Arm(name="baseline", role="control"),
             arms=(events.Arm(name="wide", role="treatment", env=(events.NameValue("WIDTH", "4"),)),),
             candidates=(
-                cycles.Candidate(
-                    name="wide", cost=None, mean=0.0, sd=0.001, feasible=1.0, technique="", excludes=""
-                ),
+                cycles.Candidate(name="wide", cost=None, mean=0.0, sd=0.001, feasible=1.0, technique="", excludes=""),
             ),
             stop=(cycles.StopRule("cycles", 4.0),),
             amends=None,

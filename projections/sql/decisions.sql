@@ -176,7 +176,7 @@ SELECT
     decision.defect,
     decision.engine AS engine_version,
     decision.code,
-    decision.policy = plans.policy AS registered,
+    coalesce(decision.policy = judged.policy, false) AS registered,
     decision.used_count,
     decision.used_digest,
     decision.head.position AS head_position,
@@ -189,5 +189,6 @@ SELECT
     decision.position,
     decision.event_id
 FROM facts.decision_made AS decision
-LEFT JOIN experiments AS plans ON plans.experiment = decision.experiment
+LEFT JOIN effects AS judged
+    ON judged.experiment = decision.experiment AND judged.intervention = decision.intervention
 ORDER BY decision.position

@@ -300,6 +300,35 @@ def test_a_policy_that_needs_what_the_runs_lack_is_refused(log):
         decide(tables(log), "e", find("modded-nanogpt-track1"))
 
 
+def test_nats_are_known_where_runs_tell_their_loss_in_nats_too(log):
+    filled(log, "e", shift=-0.05)
+    planned(log, "f", ["c", "t"], SEEDS)
+    for s in SEEDS:
+        for arm, y in (("c", 1.2), ("t", 1.19)):
+            value = y + s / 1000 + len(arm) / 10_000
+            run = f"f-{arm}-{s}"
+            finals = (events.FinalMetric("val_bpb", value, 1), events.FinalMetric("val_loss", 2.5 * value, 1))
+            start = history.started(run, "f", arm, s, cell=run)
+            end = msgspec.structs.replace(history.finished(run, value), finals=finals)
+            log.writer.append([Draft(f"run/{run}", start), Draft(f"run/{run}", end)])
+    (made,) = decide(tables(log), "f", find("parameter-golf-readme"))
+    assert made.reference == pytest.approx(-0.005 / 2.5)
+    assert made.label == "holds"
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", 1e300])
+def test_a_score_that_is_no_number_claims_nothing(log, value):
+    filled(log, "e", seeds=[1, 2, 3])
+    planned(log, "e", ["c", "t"], [0, 1, 2, 3], amends="x")
+    ran(log, "e", "c", 0, 1.2)
+    ran(log, "e", "t", 0, value)
+    row = effect(log)
+    if value == 1e300:
+        assert (row["verdict"], "is beyond 1e+100" in row["why"]) == ("invalid", True)
+    else:
+        assert (row["n_t"], row["lost"], row["failures_t"]) == (3, 1, 1)
+
+
 def test_every_number_of_the_sentence_is_in_the_row(log):
     filled(log, "e", sd=0.01, shift=-0.004)
     row = effect(log)
