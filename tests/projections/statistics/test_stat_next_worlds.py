@@ -14,8 +14,8 @@ from benchmarks import next_worlds, transfer_worlds
 def rows():
     rules = ("uniform", "voi")
     return [
-        *next_worlds.simulate(worlds=80, seed=6, budgets=(45,), rules=rules),
-        *next_worlds.simulate(worlds=10, seed=6, budgets=(75, 144), rules=rules),
+        *next_worlds.simulate(worlds=40, seed=6, budgets=(45,), rules=rules),
+        *next_worlds.simulate(worlds=8, seed=6, budgets=(75, 144), rules=rules),
     ]
 
 
