@@ -26,7 +26,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flips
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.projections
+	$(BIN)/python -m benchmarks.dag_worlds
 	$(BIN)/python -m benchmarks.next_worlds
 	$(BIN)/python -m benchmarks.transfer_worlds
 	$(BIN)/python -m benchmarks.verdicts

@@ -153,11 +153,11 @@ def test_off_means_absent_no_parameter_is_there_for_a_field_that_is_off():
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"bigram_buckets": 256}, {"bigram", "bigram_proj", "bigram_scale"}),
-        ({"smear_gate": True}, {"smear"}),
-        ({"value_residual": True}, {"value_mix"}),
-        ({"mtp_weight": 0.5, "mtp_margin": 0.0}, {"mtp"}),
-        ({"skips": "dense"}, {"dense"}),
+        ({"bigram_buckets": 256}, ("bigram", "bigram_proj", "bigram_scale")),
+        ({"smear_gate": True}, ("smear",)),
+        ({"value_residual": True}, ("value_mix",)),
+        ({"mtp_weight": 0.5, "mtp_margin": 0.0}, ("mtp",)),
+        ({"skips": "dense"}, ("dense",)),
     ],
     ids=str,
 )
