@@ -41,9 +41,13 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flips
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.projections
+	$(BIN)/python -m benchmarks.next_worlds
+	$(BIN)/python -m benchmarks.transfer_worlds
 	$(BIN)/python -m benchmarks.verdicts
 	$(BIN)/python -m benchmarks.worlds
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.backends
 
 docs: $(STAMP)
 	$(BIN)/python -m commands.docs

@@ -12,6 +12,7 @@ import msgspec
 from commands.checkpoint import sign_or_warn
 from commands.common import Asked, find_experiment, print_json, say, shared, table
 from commands.compact import compact_or_warn
+from commands.screens import decide_screen, tell_screen
 from ledger import canonical
 from ledger.chain import Log
 from ledger.errors import UsageError
@@ -39,6 +40,16 @@ def command(asked: Asked, experiment: str | None, names: tuple[str, ...], dry_ru
 
     policies: list[Policy | None] = [find(name) for name in dict.fromkeys(names)] or [None]
     log = asked.open()
+    if screen := decide_screen(log, experiment, append=not dry_run and not names):
+        if names:
+            raise UsageError(
+                "a screen is judged by its average effects alone; --policy is for plans that compare arms"
+            )
+        if screen[1] is not None:
+            sign_or_warn(log)
+            compact_or_warn(log)
+        tell_screen(*screen, asked.json)
+        return
     decided = decide(log, experiment, policies, append=not dry_run)
     if any(position is not None for _, position in decided):
         sign_or_warn(log)

@@ -74,8 +74,17 @@ def summary(event: Event) -> str:
             return f"{data.run[:8]} {data.rows} points of {len(data.names)} metrics, {steps}"
         case "artifact.stored":
             return f"{(data.run or data.experiment or '')[:8]} {data.name}, {data.bytes} bytes"
-        case "decision.made":
+        case "decision.made" | "cycle.ranked" | "screen.judged":
             return str(data.why)
+        case "screen.planned":
+            return f"{len(data.factors)} factors in {len(data.stacks)} stacks, for average effects"
+        case "cycle.planned":
+            return f"{data.name}: {len(data.candidates)} candidates, {data.seeds} seeds each, delta {data.delta:g}"
+        case "dag.revised":
+            if data.part > 1:
+                return f"part {data.part} of {data.parts} of the revision at {event.position - data.part + 1}"
+            parts = f", in {data.parts} parts" if data.parts > 1 else ""
+            return f"the DAG as of {data.head.position} events{parts}; {data.recommendation}"
         case "probe.measured":
             return f"{data.probe}: {len(data.values)} values"
         case "record.extracted":

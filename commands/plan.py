@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("path", metavar="PLAN.toml")
 @click.option("--dry-run", is_flag=True, help="Print it without registering it.")
+@click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
 @click.option("--amend", is_flag=True, help="Add seeds or arms to a plan that is registered.")
 @click.option("--reason", default=None, metavar="WHY", help="Why it is amended; it stays in the log.")
 @click.option("--sd", type=float, default=None, help="Seed standard deviation of one run, as far as you know it.")
 @shared()
-def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | None, sd: float | None) -> None:
+def command(
+    asked: Asked, path: str, dry_run: bool, small: bool, amend: bool, reason: str | None, sd: float | None
+) -> None:
     """Register PLAN.toml before its runs, and print what it can see and how many runs it costs.
 
     `ledger run PLAN.toml` then runs it. A run that began before its plan can suggest, never confirm.
@@ -42,7 +45,7 @@ def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | N
         raise click.UsageError("--amend and --reason go together: an amendment says why")
     if reason is not None and not reason.strip():
         raise click.UsageError("an amendment needs a reason")
-    plan = read_file(path)
+    plan = read_file(path, small=small)
     check_hypotheses(plan, path)
     with contextlib.ExitStack() as stack:
         log = _log(asked, dry_run, stack)
@@ -53,6 +56,9 @@ def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | N
         found = standing(log, plan, runner, base, experiment, around)
         state = _state(found, path, amend)
         told = _tell(asked, log, plan, around, found, sd)
+        told["factors"] = [factor.name for factor in plan.factor]
+        if plan.kind == "screen":
+            told["power"] = _screen_power(told, len(plan.factor), sd)
         position: int | None = None
         if state != "registered before" and not dry_run:
             registered = register(log, plan, runner, base, experiment, around, reason or "")
@@ -60,7 +66,7 @@ def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | N
             _end(log)
         if told["elsewhere"] is not None and state == "registered":
             say(f"event {told['elsewhere']} registers {plan.name} for other code, data or hardware; not compared")
-        _print(asked, told, state, position, dry_run, path)
+        _print(asked, told, state, position, dry_run, f"{path} --small" if small else path)
 
 
 def _log(asked: Asked, dry_run: bool, stack: contextlib.ExitStack) -> Log:
@@ -198,6 +204,8 @@ def _power(found: Standing, tables: Any, known: Noise | None, stated: float | No
     from projections.planning import bank, sight
 
     wanted = found.wanted
+    if not wanted.hypotheses:
+        return []  # a screen, see _screen_power
     whens = [("now", len(wanted.seeds), found.look)]
     if wanted.n_max is not None and wanted.n_max > len(wanted.seeds):
         last = len(wanted.looks) if wanted.stopping == "looks" else found.look
@@ -225,6 +233,29 @@ def _power(found: Standing, tables: Any, known: Noise | None, stated: float | No
                 sd=sd,
             )
             rows.append({"when": when, "noise": source, **seen._asdict()})
+    return rows
+
+
+def _screen_power(told: dict[str, Any], factors: int, stated: float | None) -> list[dict[str, Any]]:
+    """What a screen shows: each factor compares half of all its runs with the other half."""
+    from projections.planning import sight
+
+    half = (told["runs"]["now"] + told["runs"]["on_record"]) // 2
+    known = told["noise"]
+    noises = [("log", known["sd"] if known else None), ("stated", stated)]
+    rows = []
+    for source, sd in [each for each in noises if each[1] is not None] or [("unknown", None)]:
+        seen = sight(
+            policy=told["policy"],
+            arms=2,
+            seeds=half,
+            family=factors,
+            alpha=told["alpha"],
+            look=1,
+            delta=told["delta"],
+            sd=sd,
+        )
+        rows.append({"when": "now", "noise": source, **seen._asdict()})
     return rows
 
 
@@ -262,6 +293,8 @@ def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
         f"{claim['arm']} {claim['predict']}" + ("" if claim["effect"] is None else f" by {claim['effect']:+g}")
         for claim in told["hypotheses"]
     ]
+    if told["factors"]:
+        claims = [f"average effects of {', '.join(told['factors'])}, over stacks of them"]
     count = f"{len(claims)} hypothes{'is' if len(claims) == 1 else 'es'}"
     seeds = f"{ranges(told['seeds'])}, to {'confirm' if told['seed_role'] == 'confirm' else 'tune'}"
     if told["tuning_seeds"]:
@@ -270,8 +303,10 @@ def _lines(told: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("plan", f"{told['name']}, experiment {told['experiment']}"),
         ("question", told["question"]),
-        ("family", f"{told['family']}, {count}"),
-        ("hypotheses", f"against {told['control']}: {', '.join(claims)}"),
+        ("family", "" if told["factors"] else f"{told['family']}, {count}"),
+        ("screens", claims[0])
+        if told["factors"]
+        else ("hypotheses", f"against {told['control']}: {', '.join(claims)}"),
         ("metric", f"{told['metric']}, {told['direction']} is better; an effect matters from {told['delta']:g}"),
         ("alpha", _alpha(told)),
         ("seeds", seeds),
@@ -324,13 +359,16 @@ def _sees(row: dict[str, Any], told: dict[str, Any]) -> str:
     """One line on what a number of seeds can see."""
     if row["in_sd"] is None:
         return f"{told['policy']} judges against a target or a margin: what a plan can see is not told"
-    by = f"{row['seeds']} seeds" + (" (stated sd)" if row["noise"] == "stated" and told["noise"] else "")
+    by = f"{row['seeds']} runs a level" if told["factors"] else f"{row['seeds']} seeds"
+    if row["noise"] == "stated" and told["noise"]:
+        by += " (stated sd)"
     if row["smallest"] is None:
         return f"{by}: 80 % for an effect of {row['in_sd']:.2g} sd of one run"
     text = f"{by}: 80 % for an effect of {row['smallest']:.2g}, {100 * row['at_delta']:.0f} % for {told['delta']:g}"
     if row["at_delta"] < 0.8:
         need = row["seeds_for_delta"]
-        text += f", which needs {need} seeds" if need else ", which needs more than 10,000 seeds"
+        unit = "runs a level" if told["factors"] else "seeds"
+        text += f", which needs {need} {unit}" if need else ", which needs more than 10,000 seeds"
     return text
 
 

@@ -1,20 +1,26 @@
-"""`ledger replay`: make a judgement again from the events that it read, and compare every figure."""
+"""`ledger replay`: make a judgement again from the events that it read, and compare every figure.
+
+Judgements are decisions, what screens say, rankings of cycles, and revisions of the causal DAG, whose parts are one
+judgement.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from commands.common import Asked, find_event, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
-from ledger.events import DecisionMade, Event
+from ledger.events import CycleRanked, DagRevised, DecisionMade, Event, ScreenJudged
 
 if TYPE_CHECKING:
     from projections.against import Against
     from projections.decide import Difference
+
+KINDS = (DecisionMade, ScreenJudged, CycleRanked, DagRevised)
 
 
 @click.command("replay")
@@ -25,19 +31,21 @@ if TYPE_CHECKING:
 )
 @shared()
 def command(asked: Asked, what: str | None, every: bool, against: str | None) -> int:
-    """Replay WHAT (position or event id of a decision), or --all. Exit code 1 when a figure differs.
+    """Replay WHAT (position or event id of a judgement), or --all. Exit code 1 when a figure differs.
 
     --against now shows what the same decision would be today; that it is another one is no failure.
     """
     if (what is None) == (not every):
-        raise click.UsageError("name one decision (position or id), or give --all")
+        raise click.UsageError("name one decision or revision (position or id), or give --all")
     log = asked.open()
     log.head()
-    judgements = list(log.events(types=(DecisionMade.TYPE,))) if every else [_decision(log, str(what))]
+    judgements = _all(log) if every else [_judgement(log, str(what))]
     if not judgements:
-        say("no judgement in this ledger yet; `ledger decide` makes one")
+        say("no judgement in this ledger yet; `ledger decide` and `ledger dag revise` make them")
         return 0
     if against:
+        if not every and not isinstance(judgements[0].data, DecisionMade):
+            raise UsageError(f"event {judgements[0].position} is {judgements[0].type}; --against is for decisions")
         return _against(asked, log, judgements)
     different = 0
     for event, differences in replay(log, judgements):
@@ -55,9 +63,7 @@ def command(asked: Asked, what: str | None, every: bool, against: str | None) ->
             for d in differences:
                 print(f"#{event.position} {d.field}: recorded {d.recorded!r}, now {d.now!r}")
             if not differences and not every:
-                data = event.data
-                assert isinstance(data, DecisionMade)
-                print(f"#{event.position} comes out exactly, as of {data.head.position} events: {data.why}")
+                print(f"#{event.position} comes out exactly, as of {_said(event)}")
     if not asked.json and every:
         print(f"{len(judgements) - different} of {len(judgements)} judgements come out exactly")
     return 1 if different else 0
@@ -65,16 +71,66 @@ def command(asked: Asked, what: str | None, every: bool, against: str | None) ->
 
 def replay(log: Log, judgements: list[Event]) -> Iterator[tuple[Event, list[Difference]]]:
     """Yield (event, differences) for each judgement, in order of the heads that they read."""
-    from projections.decide import replay_many
+    from projections.decide import Difference, replay_many
     from projections.engine import each_head
 
     parsed = [(event, event.data) for event in judgements]
-    by_head = [(event, data) for event, data in parsed if isinstance(data, DecisionMade)]
+    by_head = [(event, data) for event, data in parsed if isinstance(data, KINDS)]
     heads = sorted({data.head.position for _, data in by_head})
     for tables in each_head(log, heads):
         mine = [(event, data) for event, data in by_head if data.head.position == tables.head.position]
-        found = replay_many(tables, [data for _, data in mine])
-        yield from zip([event for event, _ in mine], found, strict=True)
+        decisions = [(event, data) for event, data in mine if isinstance(data, DecisionMade)]
+        found = replay_many(tables, [data for _, data in decisions])
+        yield from zip([event for event, _ in decisions], found, strict=True)
+        for event, data in mine:
+            if not isinstance(data, DecisionMade):
+                try:
+                    yield event, _again(log, tables, event, data)
+                except UsageError as error:  # one judgement that cannot be made again must not hide the others
+                    yield event, [Difference(_of(data), _name(data), str(error))]
+
+
+def _again(log: Log, tables: Any, event: Event, data: ScreenJudged | CycleRanked | DagRevised) -> list[Difference]:
+    """The differences of one judgement that is no decision, by the procedure of its type."""
+    from projections.decide import Difference
+
+    if isinstance(data, ScreenJudged):
+        from projections import screening
+
+        return screening.replay(tables, data)
+    if isinstance(data, CycleRanked):
+        from projections import cycling
+
+        return cycling.replay(tables, data)
+    from projections.dag import parts
+    from projections.dag import revise as dag
+
+    found = log.events(start=event.position, as_of=event.position + data.parts)
+    whole = parts.join([part.data for part in found if isinstance(part.data, DagRevised)])
+    return [Difference(*one) for one in dag.replay(tables, whole)]
+
+
+def _of(data: ScreenJudged | CycleRanked | DagRevised) -> str:
+    return "procedure" if isinstance(data, DagRevised) else "cycle" if isinstance(data, CycleRanked) else "experiment"
+
+
+def _name(data: ScreenJudged | CycleRanked | DagRevised) -> str:
+    return str(getattr(data, _of(data)))
+
+
+def _said(event: Event) -> str:
+    """Head and gist of a judgement."""
+    data = event.data
+    if isinstance(data, (DecisionMade, ScreenJudged, CycleRanked)):
+        return f"{data.head.position} events: {data.why}"
+    assert isinstance(data, DagRevised)
+    return f"{data.head.position} events: a revision of the DAG"
+
+
+def _all(log: Log) -> list[Event]:
+    """Every judgement; of a revision in parts the first, which stands for all."""
+    found = log.events(types=tuple(kind.TYPE for kind in KINDS))
+    return [event for event in found if not (isinstance(data := event.data, DagRevised) and data.part > 1)]
 
 
 def _against(asked: Asked, log: Log, judgements: list[Event]) -> int:
@@ -150,10 +206,14 @@ def _figure(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _decision(log: Log, what: str) -> Event:
+def _judgement(log: Log, what: str) -> Event:
     event = find_event(log, what)
-    if event.type != DecisionMade.TYPE:
+    if event.type not in {kind.TYPE for kind in KINDS}:
         raise UsageError(
-            f"event {event.position} is {event.type}, a fact; only judgements (decision.made) can be replayed"
+            f"event {event.position} is {event.type}, a fact; only judgements "
+            f"({', '.join(kind.TYPE for kind in KINDS)}) can be replayed"
         )
+    data = event.data
+    if isinstance(data, DagRevised) and data.part > 1:
+        return find_event(log, str(event.position - data.part + 1))
     return event

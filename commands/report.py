@@ -10,6 +10,7 @@ import click
 
 from commands.common import Asked, find_experiment, print_json, say, shared
 from commands.plot import default_folder, plot
+from commands.screens import page as screen_page
 from ledger.chain import Log
 from ledger.errors import UsageError
 
@@ -61,10 +62,11 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
     parts = [f"# {text(plan['name'])}", ""]
     if plan["question"]:
         parts += [text(plan["question"]), ""]
-    parts += ["## What may be claimed", ""]
-    parts += [f"- {text(row['why'])}" for row in decisions] or [
-        "Nothing yet: no decision was made (`ledger decide`)."
-    ]
+    screen = screen_page(tables, plan, text)
+    parts += screen or ["## What may be claimed", ""]
+    parts += [f"- {text(row['why'])}" for row in decisions] or (
+        [] if screen else ["Nothing yet: no decision was made (`ledger decide`)."]
+    )
     if decisions:
         parts += ["", *_verdicts(decisions)]
     parts += ["", "## The plan", ""]

@@ -108,7 +108,11 @@ def print_pairs(pairs: list[tuple[str, str]]) -> None:
         print(f"{name.ljust(width)}  {value}")
 
 
+_LONG = 4000  # characters of one field that a person may want to see
+
+
 def _readable(value: Any) -> str:
     if isinstance(value, (dict, list)):
-        return msgspec.json.encode(value).decode()
+        text = msgspec.json.encode(value).decode()
+        return text if len(text) <= _LONG else f"{len(value)} entries, {len(text)} characters; --json prints them"
     return cell(value)

@@ -19,6 +19,18 @@ import msgspec
 
 from ledger import canonical
 from ledger.canonical import Real
+from ledger.cycles import AverageEffect, Candidate, Factor, RankedOption, Stack, StopRule, StopState
+from ledger.dag import (
+    DagEdge,
+    DagNode,
+    Discovery,
+    Interaction,
+    LineageEffect,
+    Loop,
+    Measure,
+    Separation,
+    Unexplored,
+)
 from ledger.errors import Unsupported, UsageError
 from ledger.records import ExtractionFailed, LeaderboardExtracted, RecordExtracted
 from ledger.upcasters import decision_1
@@ -358,6 +370,125 @@ class DecisionMade(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class ScreenPlanned(msgspec.Struct, frozen=True, kw_only=True):
+    """The factors and stacks of a screen. It stands in one commit with the registration of its arms."""
+
+    TYPE: ClassVar[str] = "screen.planned"
+    VERSION: ClassVar[int] = 1
+
+    experiment: str
+    factors: tuple[Factor, ...]
+    stacks: tuple[Stack, ...]  # the first is the control: every factor low
+
+
+class ScreenJudged(msgspec.Struct, frozen=True, kw_only=True):
+    """What a screen says of its factors: average effects, which suggest and never confirm."""
+
+    TYPE: ClassVar[str] = "screen.judged"
+    VERSION: ClassVar[int] = 1
+
+    experiment: str
+    engine: str  # name and version of the procedure
+    code: str  # digest of the code that judged
+    head: Head
+    metric: str
+    direction: Literal["lower", "higher"]
+    delta: float
+    used: tuple[str, ...]  # ids of the run.finished events behind the figures, in log order
+    runs: int  # that ended with a value
+    missing: int  # that were planned and did not
+    sd: Real | None  # of one run, as the errors use it; None where nothing could be estimated
+    df: Real | None
+    noise: str  # pure (no interaction of two factors reaches it), all, or empty
+    p_interactions: Real | None  # are there interactions of two factors?
+    effects: tuple[AverageEffect, ...]
+    why: str
+
+
+class CyclePlanned(msgspec.Struct, frozen=True, kw_only=True):
+    """A series of cycles, fixed before its first. `cycle` is the digest of name, base and metric.
+
+    Planned again it may have more candidates and other stop rules, nothing else.
+    """
+
+    TYPE: ClassVar[str] = "cycle.planned"
+    VERSION: ClassVar[int] = 1
+
+    cycle: str
+    name: str
+    question: str
+    plan: str  # its text as the user wrote it
+    plan_digest: str
+    base: str
+    runner: str
+    metric: str
+    direction: Literal["lower", "higher"]
+    delta: float
+    alpha: float  # for all cycles together: cycle c may spend alpha / (c (c + 1))
+    seeds: int  # of every arm in each cycle, fresh ones every time
+    first_seed: int
+    batch: int  # candidates in one cycle
+    adopt: float  # an effect larger than this would be adopted
+    noise_class: NoiseClass
+    control: Arm
+    arms: tuple[Arm, ...]  # of the candidates, in their order
+    candidates: tuple[Candidate, ...]
+    stop: tuple[StopRule, ...]
+    amends: str | None  # event id of the plan that this one replaces
+
+
+class CycleRanked(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a cycle: what is worth measuring, and what is chosen; or why the series ends."""
+
+    TYPE: ClassVar[str] = "cycle.ranked"
+    VERSION: ClassVar[int] = 1
+
+    cycle: str
+    number: int  # from 1
+    procedure: str  # its name and version
+    code: str  # digest of the code that judged
+    head: Head
+    plan: str  # event id of the cycle plan
+    alpha: float  # that this cycle may spend
+    ranking: tuple[RankedOption, ...]
+    chosen: tuple[str, ...]  # candidates that this cycle measures; none when the series ends
+    experiment: str  # name of the plan that measures them; empty when the series ends
+    seeds: tuple[int, ...]
+    rules: tuple[StopState, ...]
+    stopped: str  # the rule that ends the series, empty when it goes on
+    why: str
+
+
+class DagRevised(msgspec.Struct, frozen=True, kw_only=True):
+    """The causal DAG as judged at one head. What is too long for one event follows in further parts of the same
+    commit: their lists go on from one to the next, the texts stand in the first."""
+
+    TYPE: ClassVar[str] = "dag.revised"
+    VERSION: ClassVar[int] = 1
+
+    procedure: str  # its name and version
+    code: str  # digest of the code that judged
+    part: int  # from 1
+    parts: int
+    head: Head
+    base: str | None  # event id of the revision before it (of its first part)
+    params: tuple[NameValue, ...]
+    skeleton: str  # the expert's file, as it was
+    skeleton_digest: str  # SHA-256 of that text
+    used: tuple[str, ...]  # ids of the events behind any figure, in log order
+    nodes: tuple[DagNode, ...]
+    edges: tuple[DagEdge, ...]
+    lineage: tuple[LineageEffect, ...]
+    interactions: tuple[Interaction, ...]
+    loops: tuple[Loop, ...]
+    separations: tuple[Separation, ...]
+    measures: tuple[Measure, ...]
+    unexplored: tuple[Unexplored, ...]
+    discovery: tuple[Discovery, ...]
+    recommendation: Literal["proceed", "skip"]  # by the share of comparisons with many changes
+    notes: tuple[str, ...]  # what was left out, one line each
+
+
 class Probed(msgspec.Struct, frozen=True):
     name: str
     value: Real
@@ -434,6 +565,11 @@ EventData = (
     | MetricsLogged
     | ArtifactStored
     | DecisionMade
+    | ScreenPlanned
+    | ScreenJudged
+    | CyclePlanned
+    | CycleRanked
+    | DagRevised
     | ProbeMeasured
     | EventRetracted
     | KeyAdded
@@ -454,6 +590,11 @@ TYPES: dict[str, type[EventData]] = {
         MetricsLogged,
         ArtifactStored,
         DecisionMade,
+        ScreenPlanned,
+        ScreenJudged,
+        CyclePlanned,
+        CycleRanked,
+        DagRevised,
         ProbeMeasured,
         EventRetracted,
         KeyAdded,
@@ -522,44 +663,6 @@ def parse(kind: str, version: int, data: dict[str, Any]) -> EventData:
         return msgspec.convert(upcast(kind, version, data), TYPES[kind])
     except msgspec.ValidationError as error:
         raise UsageError(f"malformed {kind}: {error}") from None
-
-
-_DIGITS = bytes(48 if 48 <= byte < 58 else 32 for byte in range(256))  # digits become "0", all else a space
-_LONG = b"0" * 19  # an integer that may not fit into 64 bits
-
-
-def text(data: EventData) -> bytes:
-    """The canonical JSON of a struct as its body will hold it. Raises UsageError as `check`.
-
-    It is canonical.text(check(data)), in a third of the time: what reads back equal to the struct is
-    what `check` would have passed, but for integers of more than 64 bits. NaN is equal to nothing.
-    """
-    struct = type(data)
-    if TYPES.get(getattr(data, "TYPE", "")) is struct:
-        try:
-            made = msgspec.json.encode(data, order="sorted")
-            if msgspec.json.decode(made, type=struct) == data and _LONG not in made.translate(_DIGITS):
-                return made
-        except (TypeError, ValueError, msgspec.MsgspecError):
-            pass  # `check` has the words for it
-    return canonical.text(check(data))
-
-
-def check(data: EventData) -> Any:
-    """The struct as its body will hold it (canonical.plain), proved to be readable again.
-
-    Raises UsageError where a field does not hold what its type says: structs do not check on their
-    own, and a NaN where only a number may stand would be a text in the body that nobody can parse.
-    """
-    struct = TYPES.get(getattr(data, "TYPE", ""))
-    if struct is None or not isinstance(data, struct):
-        raise UsageError(f"{type(data).__name__} is not an event")
-    plain = canonical.plain(data)
-    try:
-        msgspec.convert(plain, struct)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"malformed {data.TYPE}: {error}") from None
-    return plain
 
 
 def named(mapping: dict[str, Any]) -> tuple[NameValue, ...]:

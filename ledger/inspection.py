@@ -17,7 +17,18 @@ import msgspec
 
 from ledger import canonical, disk, envelope, events, keys, pack, points, segment
 from ledger.errors import Corrupt, Unsupported, UsageError
-from ledger.events import ArtifactStored, DecisionMade, Event, Head, MetricsLogged, ProbeMeasured, RunStarted
+from ledger.events import (
+    ArtifactStored,
+    CycleRanked,
+    DagRevised,
+    DecisionMade,
+    Event,
+    Head,
+    MetricsLogged,
+    ProbeMeasured,
+    RunStarted,
+    ScreenJudged,
+)
 from ledger.merkle import HASH_BYTES
 
 if TYPE_CHECKING:
@@ -28,9 +39,12 @@ OTHER_BODIES = "its bodies are not the ones that its footer names"
 DIFFER = "the columns of an event are not what its body says"
 _NAMES = {  # fields that hold a blob's digest, or a head
     ArtifactStored.TYPE: ("sha256",),
+    CycleRanked.TYPE: ("head",),
+    DagRevised.TYPE: ("head",),
     DecisionMade.TYPE: ("head",),
     ProbeMeasured.TYPE: ("artifact",),
     RunStarted.TYPE: ("environment", "git_diff"),
+    ScreenJudged.TYPE: ("head",),
 }
 
 
@@ -109,8 +123,7 @@ def _read_segment(found: Inspected) -> segment.Footer | None:
     with open(path, "rb") as file:
         data = file.read()
     if found.task.depth == 1:
-        if not segment.seal_holds(data):
-            raise Corrupt(f"{path} is not what was written: its seal does not hold")
+        segment.check_seal(data, path)
         return segment.footer(data[-8192:], path)
     said, batch = segment.decode(data, path, found.task.ledger_id)
     _rows(found, ((base, batch),))

@@ -4,7 +4,8 @@ A head gives what the table is for, `kind` (table: built and kept; view: read th
 that identify a row, and its total order) and, for a table, `scope`: the column (see engine.py)
 such that a row depends only on source rows of the same scope. That is what makes incremental
 building right: when events touch some runs, only the rows of those runs are made again. Records are
-judged by what all of them show together, so an event of one of them touches all.
+judged by what all of them show together, so an event of one of them touches all. With scope `all` every row
+depends on everything, and the table is made anew each time.
 
 A table's file names its sources bare (`run_started`, `runs`); the engine decides which of their
 rows it sees. A view's file names `facts.…` because it always sees all.
@@ -26,15 +27,25 @@ import duckdb
 ESTIMATES = "estimates"  # the relation that judged.py makes for effects.sql
 NOISES = "noises"  # noise.py, for noise.sql
 STREAMED = "streamed"  # alpha.py, for alpha_ledger.sql
-TRANSFERRED = "transferred"  # transfers.py, for transfer.sql and transfer_pred.sql
 AUDITED = "audited"  # the relation that claims.py makes for claim_audit.sql
+SCREENED = "screened"  # the relation that screened.py makes for screen_effects.sql
+TRANSFERRED = "transferred"  # those that transfers.py makes for transfer.sql
+FORESEEN = "foreseen"  # and for transfer_pred.sql
+ALL = "all"  # the scope of a table whose rows depend on everything
+RANKED = "ranked"  # the relation that ranking.py makes for next_interventions.sql
 MADE_FROM = {  # what the relations that Python makes are made from, each sorted by its key
     ESTIMATES: ("experiments", "runs", "paired_differences", "evidence", "noise_arms"),
     NOISES: ("noise_arms", "runs", "experiments"),
     STREAMED: ("effects", "experiments"),
-    TRANSFERRED: ("effects", "experiments"),
     AUDITED: (
         "records", "record_seeds", "seed_sources", "lineage", "leaderboard", "record_tests", "record_selections",
+    ),
+    SCREENED: ("experiments", "runs", "noise_arms"),
+    TRANSFERRED: ("runs",),
+    FORESEEN: ("runs",),
+    RANKED: (
+        "conditions", "experiments", "decisions", "paired_differences", "screen_effects", "transfer", "transfer_pred",
+        "lineage_effects", "identifiability", "dag_nodes", "records", "intervention_matrix", "claim_audit",
     ),
 }  # fmt: skip
 
@@ -137,11 +148,11 @@ def code_digest() -> str:
     """What the tables' content depends on besides the events: this package's text and DuckDB's version."""
     total = sha256(duckdb.__version__.encode())
     folder = resources.files("projections")
-    parts = ("", "sql", "statistics")
+    parts = ("", "sql", "statistics", "dag")
     paths = [(f"{part}/{item.name}", item) for part in parts for item in (folder / part).iterdir()]
     for name, item in sorted(paths, key=lambda path: path[0]):
         if name.endswith((".py", ".sql")):
             total.update(name.encode() + b"\0" + item.read_bytes() + b"\0")
-    for name in ("events.py", "records.py", "upcasters.py"):
+    for name in ("cycles.py", "dag.py", "events.py", "records.py", "upcasters.py"):
         total.update(resources.files("ledger").joinpath(name).read_bytes())
     return total.hexdigest()[:16]

@@ -26,22 +26,25 @@ from ledger import canonical
 from ledger.chain import Log
 from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
-from ledger.merkle import Frontier, leaf_hash
+from ledger.merkle import Frontier, leaf_hashes
 from ledger.reading import connect, query
-from projections import alpha, catalog, claims, judged, noise, staging, transfers
+from projections import alpha, catalog, claims, judged, noise, ranking, screened, staging, transfers
 from projections.digest import parts_digest
 from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
 _ARMS = "noise_arms"  # what the others of a noise class borrow
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record", "noise_class", "track", "target")
+_SCOPES = ("run", "experiment", "record", "noise_class", "track")
 _MADE = {  # the relations that Python makes
     catalog.ESTIMATES: judged.SCHEMA,
     catalog.NOISES: noise.SCHEMA,
     catalog.STREAMED: alpha.SCHEMA,
-    catalog.TRANSFERRED: transfers.SCHEMA,
     catalog.AUDITED: claims.SCHEMA,
+    catalog.SCREENED: screened.SCHEMA,
+    catalog.TRANSFERRED: transfers.SCHEMA,
+    catalog.FORESEEN: transfers.PREDICTED,
+    catalog.RANKED: ranking.SCHEMA,
 }
 
 
@@ -224,7 +227,7 @@ def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier,
     try:
         for start in range(first, head.position, _STEP):
             bodies = staging.stage(connection, log, start, min(start + _STEP, head.position))
-            frontier.extend(map(leaf_hash, bodies))
+            frontier.extend(leaf_hashes(bodies))
         if frontier.size != head.position or frontier.root().hex() != head.root:
             connection.execute("ROLLBACK")
             return False
@@ -322,14 +325,14 @@ def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_ro
         _mark_classes(connection)
     for name in sorted(made):
         connection.register(name, _MAKERS[name](connection, all_rows))
-    _scope(connection, table, all_rows)
+    whole = table.scope == catalog.ALL
+    _scope(connection, table, all_rows or whole)
     # No table reads itself, so its own name is not among the views that hide others.
     if table.name == _ARMS and not all_rows:
         _exchange(connection, table)
     else:
-        connection.execute(
-            f"DELETE FROM main.{table.name} WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
-        )
+        dirty = "" if whole else f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
+        connection.execute(f"DELETE FROM main.{table.name} {dirty}")
         connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
     _unscope(connection, table)
     for name in made:
@@ -373,10 +376,19 @@ def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table
     wanted: list[str] | None = None
     if not all_rows:
         _reach(connection)
-        wanted = [
-            row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())
-        ]
+        wanted = _experiments(query)
     return judged.table(judged.judged(query, gather(query, wanted)))
+
+
+def _experiments(query: Query) -> list[str]:
+    """The experiments in question."""
+    return [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())]
+
+
+def _screened(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+    """Average effects of the screens in question."""
+    query = _rows(connection)
+    return screened.screened(query, None if all_rows else _experiments(query))
 
 
 def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
@@ -394,18 +406,6 @@ def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
         return alpha.SCHEMA.empty_table()
     connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
     return alpha.stream(connection.sql(alpha.ASKED).to_arrow_table())
-
-
-def _transfer(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
-    """Any effect may be the proxy of any target: all of them, or nothing."""
-    if not _some(connection, "experiment", all_rows):
-        return transfers.SCHEMA.empty_table()
-    connection.execute(
-        """INSERT INTO dirty_target
-        SELECT target FROM main.transfer UNION SELECT target FROM main.transfer_pred
-        UNION SELECT DISTINCT noise_class FROM main.effects"""
-    )
-    return transfers.compare(_rows(connection))
 
 
 def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
@@ -428,8 +428,12 @@ _MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], pa.Table]] = {
     catalog.ESTIMATES: _estimate,
     catalog.NOISES: _noise,
     catalog.STREAMED: _stream,
-    catalog.TRANSFERRED: _transfer,
     catalog.AUDITED: _audit,
+    catalog.SCREENED: _screened,
+    # made anew each time, from everything
+    catalog.TRANSFERRED: lambda connection, _: transfers.slopes(_rows(connection)),
+    catalog.FORESEEN: lambda connection, _: transfers.predictions(_rows(connection)),
+    catalog.RANKED: lambda connection, _: ranking.next_interventions(_rows(connection)),
 }
 
 

@@ -10,7 +10,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     delta = 0.01              # smallest effect that matters, in the metric's unit
     alpha = 0.05              # default
     seeds = "0-2"             # or [0, 1, 2]
-    timeout = 600             # seconds for one run
+    timeout = 600             # seconds for one run; default: 120 beyond a script's MAX_WALLCLOCK_SECONDS
 
     track = "confirm"         # default; what "explore" finds is a suggestion for a plan with fresh seeds
     tuning_seeds = "100-102"  # seeds that chose something; none of them may confirm it
@@ -32,6 +32,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     [script]                  # any program
     command = ["python", "train.py"]
     env = { LR = "0.02" }
+    log = "logs/*.txt"        # read where its output does not tell the metric; default: none
 
     [[arm]]                   # the first arm is the control
     name = "relu2"
@@ -40,6 +41,13 @@ line when it does not say what it must. It holds no result and touches nothing b
     set = { activation = "gelu" }     # trainer settings; for a script: env = { … }, args = [ … ]
     predict = "better"                # or "worse"; default "different"
     effect = -0.02                    # the size that is foreseen, with its sign; only told, never a gate
+
+    [small]                   # the same question at another size, for --small (plan_small.py)
+    seeds = "0-1"
+    trainer = { steps = 20 }
+
+With kind = "screen" there are [[factor]]s in place of arms (runners/screens.py): many changes at once, in stacks that
+tell the average effect of each. A screen explores: what it finds is confirmed one change at a time.
 """
 
 from __future__ import annotations
@@ -58,8 +66,13 @@ import msgspec
 
 from ledger import canonical, events
 from ledger.errors import UsageError
+from runners import screens
+from runners.plan_small import smaller
 
-TRAINER_METRICS = ("val_bpb", "val_loss", "train_loss")  # of the built-in GPT; lower is better
+TRAINER_METRICS = (  # of the built-in GPT; of all of them lower is better
+    *("val_bpb", "val_loss", "val_bpb_subset", "val_loss_subset", "train_loss"),
+    *("val_bpb_pre_quant", "val_bpb_subset_pre_quant", "quant_gap", "quant_gap_subset", "artifact_bytes"),
+)
 MAX_SEEDS = 10_000
 MAX_PLAN_BYTES = 16 * 1024  # the text is kept in the event
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+=,:/^*-]{0,79}")
@@ -89,6 +102,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     command: tuple[str, ...]
     env: dict[str, str] = {}
     patterns: tuple[str, ...] = ()  # further regular expressions that read metrics from its text
+    log: str = ""  # files (logs/*.txt) that are read where the program's output does not tell the metric
     capture: tuple[str, ...] = ()  # further environment variables to record
     grace: float = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -99,7 +113,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: str
     seeds: tuple[int, ...]
     delta: float
-    arm: tuple[PlanArm, ...]
+    arm: tuple[PlanArm, ...]  # of a screen: its stacks
+    kind: Literal["compare", "screen"] = "compare"
+    factor: tuple[screens.PlanFactor, ...] = ()
     question: str = ""
     metric: str = "val_bpb"
     direction: Literal["lower", "higher"] = "lower"
@@ -144,20 +160,33 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return [(self.arm[(index + turn) % n], seed) for turn, seed in enumerate(self.seeds) for index in range(n)]
 
 
-def parse(text: str, where: str, seeds: str | None = None) -> Plan:
-    """A plan from TOML text; `seeds` overrides its seeds. Raises UsageError naming `where` and what is wrong."""
+def parse(text: str, where: str, seeds: str | None = None, small: bool = False) -> Plan:
+    """A plan from TOML text; `seeds` overrides its seeds, `small` asks for its [small] size.
+
+    Raises UsageError naming `where` and what is wrong, in either size.
+    """
     if len(text.encode()) > MAX_PLAN_BYTES:
         raise UsageError(f"{where}: a plan has at most {MAX_PLAN_BYTES} bytes; this one has {len(text.encode())}")
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, 5,000 nested lists
         raise UsageError(f"{where}: not TOML: {error}") from None
-    return build(raw, where, text, seeds)
+    if "small" in raw or small:
+        shrunk = build(
+            smaller(raw, where), f"{where}, [small]", f"# its small size\n{text}", seeds if small else None
+        )
+        if small:
+            return shrunk
+    return build({key: value for key, value in raw.items() if key != "small"}, where, text, seeds)
 
 
 def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = None) -> Plan:
     """A plan from plain data, checked. Raises UsageError."""
     said: dict[str, Any] = dict(raw)
+    if "candidate" in raw and "arm" not in raw:
+        raise UsageError(
+            f"{where}: this is a cycle plan, with candidates in place of arms: `ledger cycle` carries it out"
+        )
     _known("the plan", raw, [name for name in Plan.__struct_fields__ if name != "text"], where)
     if isinstance(said.get("script"), dict):
         _known("[script]", said["script"], Script.__struct_fields__, where)
@@ -167,6 +196,8 @@ def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = Non
             if isinstance(arm, dict):
                 _known(f"[[arm]] number {index + 1}", arm, PlanArm.__struct_fields__, where)
         said["arm"] = [_texts(arm) if isinstance(arm, dict) else arm for arm in said["arm"]]
+    if said.get("kind") == "screen" or "factor" in said:
+        said = _screen(said, where)
     if seeds is not None:
         said["seeds"] = seeds
     if "seeds" not in said:
@@ -185,6 +216,43 @@ def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = Non
     for path, number in _unbounded(raw):
         raise UsageError(f"{where}: {path!r} is {number}; a plan holds finite numbers only")
     return plan
+
+
+def _screen(said: dict[str, Any], where: str) -> dict[str, Any]:
+    """The plan of a screen with its factors checked and its stacks as arms."""
+    if said.get("kind") != "screen":
+        raise UsageError(f'{where}: [[factor]] is for kind = "screen"; a plan that compares has [[arm]]s')
+    for key, why in (("arm", "its stacks are made from its [[factor]]s"), ("looks", "it has one look")):
+        if key in said:
+            raise UsageError(f"{where}: a screen takes no {key!r}: {why}")
+    if said.get("track", "explore") != "explore":
+        raise UsageError(
+            f"{where}: a screen tells average effects, which can suggest, not confirm; leave out track = "
+            f"{said['track']!r} and confirm one change at a time"
+        )
+    factors = said.get("factor", [])
+    if not isinstance(factors, list):
+        raise UsageError(f"{where}: factor must be a list of tables, [[factor]]")
+    for index, factor in enumerate(factors):
+        if isinstance(factor, dict):
+            what = f"[[factor]] number {index + 1}"
+            _known(what, factor, screens.PlanFactor.__struct_fields__, where)
+            factors = [_texts(one) if isinstance(one, dict) else one for one in factors]
+    try:
+        checked = msgspec.convert(factors, tuple[screens.PlanFactor, ...])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: [[factor]] {_readable(error)}") from None
+    for one in checked:
+        if not _NAME.fullmatch(one.name):
+            raise UsageError(f"{where}: factor {one.name!r}: {_NAMES}")
+    trainer = "trainer" in said
+    screens.check(checked, where, trainer)
+    return {
+        **said,
+        "track": "explore",
+        "factor": factors,
+        "arm": [_texts(arm) for arm in screens.arms(checked, trainer)],
+    }
 
 
 def _unbounded(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -210,6 +278,7 @@ def _texts(table: dict[str, Any]) -> dict[str, Any]:
 def _readable(error: msgspec.ValidationError) -> str:
     """msgspec's message in the words of the file: `$.arm[1].env` is the second arm's env."""
     text, _, path = str(error).partition(" - at `$")
+    path = re.sub(r"^\[(\d+)\]", lambda m: f"number {int(m[1]) + 1}: ", path)
     path = re.sub(r"\.arm\[(\d+)\]", lambda m: f"[[arm]] number {int(m[1]) + 1}: ", path.rstrip("`"))
     path = path.replace(": .", ": ").lstrip(".").replace("[...]", "")
     text = text.replace("Object missing required field", "missing").replace(" | null`", "`")
@@ -356,6 +425,8 @@ def check_hypotheses(plan: Plan, where: str) -> None:
 
     `ledger run` is used for a single run, too. Raises UsageError.
     """
+    if plan.kind == "screen":
+        return  # its factors are what it asks about, and its stacks are many measurements of each
     if len(plan.arm) < 2:
         raise UsageError(
             f"{where}: a plan with one arm has no hypothesis; add an [[arm]] to compare with the control"
@@ -414,6 +485,7 @@ def from_options(
     timeout: float | None,
     name: str | None,
     patterns: Sequence[str],
+    log: str = "",
 ) -> Plan:
     """A plan from `ledger run --arm NAME=VALUE … -- CMD`: every arm sets environment variables.
 
@@ -436,6 +508,8 @@ def from_options(
         "arm": [control, *({"name": arm, "env": _variables(arm, where)} for arm in arms)],
         "script": {"command": list(command), "patterns": list(patterns)},
     }
+    if log:
+        raw["script"]["log"] = log
     if timeout is not None:
         raw["timeout"] = timeout
     return build(raw, where, canonical.encode(raw).decode())

@@ -18,6 +18,7 @@ from ledger import canonical, events
 from ledger.chain import Log
 from ledger.errors import Conflict, UsageError
 from ledger.writer import Draft, Expect
+from runners import screens
 from runners.cells import Runner, Surroundings
 from runners.plan import Plan, PlanArm
 
@@ -51,6 +52,8 @@ def base_fingerprint(plan: Plan, runner: Runner, around: Surroundings) -> str:
         "env": plan.script.env if plan.script else None,
         "patterns": plan.script.patterns if plan.script else None,
     }
+    if plan.script is not None and plan.script.log:
+        shared["log"] = plan.script.log
     return sha256(canonical.encode(shared)).hexdigest()[:16]
 
 
@@ -143,6 +146,10 @@ def register(
     for _ in range(5):
         found = standing(log, plan, runner, base, experiment, around)
         drafts = [Draft(stream, found.wanted)]
+        if plan.kind == "screen" and not found.known:
+            factors, stacks = screens.described(plan.factor)
+            screen = events.ScreenPlanned(experiment=experiment, factors=factors, stacks=stacks)
+            drafts.append(Draft(stream, screen))
         if found.known:
             earlier = found.known[-1]
             if not found.changes:
@@ -182,7 +189,10 @@ def _event(
         seed_role=plan.seed_role,
         control=plan.control.name,
         arms=tuple(arm_event(plan, runner, arm) for arm in plan.arm),
-        hypotheses=tuple(events.Hypothesis(arm.name, arm.predict, arm.effect) for arm in plan.arm[1:]),
+        # A screen asks about its factors (screen.planned), not about one stack against another.
+        hypotheses=()
+        if plan.kind == "screen"
+        else tuple(events.Hypothesis(arm.name, arm.predict, arm.effect) for arm in plan.arm[1:]),
         pair_tier=plan.pair_tier or (earlier.event.pair_tier if earlier else PAIR_TIER),
         noise_class=noise_class(plan, around),
         stopping=plan.stopping,

@@ -24,6 +24,8 @@ WITH registrations AS (
         first_value(control) OVER (PARTITION BY experiment ORDER BY position) AS first_control,
         first_value(pair_tier) OVER (PARTITION BY experiment ORDER BY position) AS first_tier
     FROM experiment_registered
+    -- The stacks of a screen are no treatments: screen_effects tells its factors.
+    WHERE experiment NOT IN (SELECT experiment FROM screen_planned)
 ),
 
 planned AS (

@@ -1,21 +1,40 @@
--- One row a pair of noise classes with three interventions or more measured in both: does an effect on the proxy tell
--- the effect on the target? Regression with errors in both, so that the proxy's noise does not flatten the slope.
+-- One row a proxy and the target that it may stand for: the slope from effects on one to effects on the other.
+-- Two platforms or scales are compared on changes that both measured; other losses of the same runs are proxies of the
+-- metric that decides. Errors in both are taken in, and below three shared changes there is no slope.
 -- kind: table
--- key: target, proxy
--- scope: target
+-- key: proxy, target
+-- scope: all
 -- columns:
---   target: noise class that one wants to know of
---   proxy: noise class that is cheaper to measure
---   k: interventions measured in both
---   b: slope from proxy to target, posterior mean
+--   proxy: noise class (platform, scale, metric, stage) that is cheaper, or another metric of the same runs
+--   target: noise class that counts
+--   metric: the target's metric
+--   same_runs: whether both were measured on the same runs
+--   k: changes that were measured on both
+--   b: posterior mean of the slope, target per proxy
 --   lo: lower end of its 90 % interval
---   hi: upper end of it
---   p_pos: probability that the slope is positive
---   reliability: share of the proxy's variance that is effect and not noise
---   sign_agree: share of interventions with one sign in both
+--   hi: upper end of its 90 % interval
+--   p_pos: probability that it is above 0
+--   reliability: share of the variance of the proxy's effects that is not noise
+--   sign_agree: share of changes with the same sign on both
 --   sign_lo: lower end of its 95 % interval (Wilson)
---   sign_hi: upper end of it
-SELECT target, proxy, k, b, lo, hi, p_pos, reliability, sign_agree, sign_lo, sign_hi
-FROM transferred
-WHERE intervention IS NULL
-ORDER BY target, proxy
+--   sign_hi: upper end of its 95 % interval
+--   delta: smallest effect that matters on the target, the scale of the prior
+--   noise: variance of one run on the target
+SELECT
+    pair.proxy,
+    pair.target,
+    pair.metric,
+    pair.same_runs,
+    pair.k,
+    pair.b,
+    pair.lo,
+    pair.hi,
+    pair.p_pos,
+    pair.reliability,
+    pair.sign_agree,
+    pair.sign_lo,
+    pair.sign_hi,
+    pair.delta,
+    pair.noise
+FROM transferred AS pair
+ORDER BY pair.proxy, pair.target

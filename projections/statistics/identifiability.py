@@ -39,22 +39,27 @@ def reduced(rows: Sequence[Row], width: int) -> list[tuple[int, list[Fraction]]]
     for row in rows:
         if len(row) != width:
             raise UsageError(f"a comparison has {len(row)} techniques; expected {width}")
-        rest = _without(found, [Fraction(value) for value in row])
+        rest = without(found, [Fraction(value) for value in row])
         pivot = next((column for column, value in enumerate(rest) if value), None)
         if pivot is None:
             continue
         rest = [value / rest[pivot] for value in rest]
-        found = [(at, [a - old[pivot] * b for a, b in zip(old, rest, strict=True)]) for at, old in found]
+        found = [(at, _less(old, old[pivot], rest) if old[pivot] else old) for at, old in found]
         found.append((pivot, rest))
     return sorted(found)
 
 
-def _without(echelon: Sequence[tuple[int, list[Fraction]]], row: list[Fraction]) -> list[Fraction]:
+def without(echelon: Sequence[tuple[int, list[Fraction]]], row: list[Fraction]) -> list[Fraction]:
     """The row less its part in the row space."""
     for pivot, base in echelon:
         if factor := row[pivot]:
-            row = [a - factor * b for a, b in zip(row, base, strict=True)]
+            row = _less(row, factor, base)
     return row
+
+
+def _less(row: list[Fraction], factor: Fraction, base: list[Fraction]) -> list[Fraction]:
+    """row - factor base; most entries of base are 0."""
+    return [a - factor * b if b else a for a, b in zip(row, base, strict=True)]
 
 
 def identify(rows: Sequence[Row], width: int) -> Identifiability:
@@ -90,7 +95,7 @@ def separate(
     echelon = reduced(rows, width)
     for _cost, index in sorted((cost, index) for index, (_, cost) in enumerate(candidates)):
         row, cost = candidates[index]
-        rest = _without(echelon, [Fraction(value) for value in row])
+        rest = without(echelon, [Fraction(value) for value in row])
         if any(rest) and any(row[j] for j in among):
             return Separation(index, cost, len(echelon) + 1)
     return None

@@ -3,7 +3,9 @@
 x_k (proxy) and y_k (target) are estimates with known standard errors of effects theta_k and
 b theta_k + nu_k, theta ~ N(0, tau^2), nu ~ N(0, omega^2):
 
-    Cov(x, y) = [[tau^2 + sx^2, b tau^2], [b tau^2, b^2 tau^2 + omega^2 + sy^2]].
+    Cov(x, y) = [[tau^2 + sx^2, b tau^2 + sxy], [b tau^2 + sxy, b^2 tau^2 + omega^2 + sy^2]],
+
+where sxy is 0 unless x and y are two metrics of the same runs.
 
 The posterior is a fixed grid, so that it is the same on every machine: b from -3 to 4 in steps of .05
 with prior N(.5, 1); ln tau over two prior standard deviations, N(ln delta, 1); omega from 0 to
@@ -70,8 +72,12 @@ def transfer(
     sy: Sequence[float],
     delta: float = 0.002,
     new: Sequence[tuple[float, float]] = (),
+    sxy: Sequence[float] | None = None,
 ) -> Transfer:
-    """Posterior of the transfer slope from K interventions measured on both; predictions for `new` (x, sx)."""
+    """Posterior of the transfer slope from K interventions measured on both; predictions for `new` (x, sx).
+
+    `sxy` are covariances of the errors of x and y, where both were measured on the same runs (two metrics).
+    """
     positive(delta, "delta")
     for values, what in ((x, "proxy effects"), (y, "target effects"), (sx, "proxy errors"), (sy, "target errors")):
         finite(values, what)
@@ -81,7 +87,12 @@ def transfer(
         )
     if any(s <= 0 for s in (*sx, *sy, *(s for _, s in new))):
         raise UsageError("a standard error is 0 or negative; expected errors above 0")
-    b, tau, omega, weight = _grid(x, sx, y, sy, delta)
+    shared = [0.0] * len(x) if sxy is None else finite(sxy, "covariances of the errors")
+    if len(shared) != len(x) or any(
+        c * c > (1 - 1e-9) * a * a * e * e for c, a, e in zip(shared, sx, sy, strict=True)
+    ):
+        raise UsageError("each covariance of two errors must lie within the product of their standard errors")
+    b, tau, omega, weight = _grid(x, sx, y, sy, shared, delta)
     slopes, by_slope = b[:, 0, 0], np.add.accumulate(weight.reshape(len(b), -1), axis=1)[:, -1]
     mean_b = float(ordered_sum(by_slope * slopes))
     mean_sx2 = math.fsum([s * s for s in sx]) / len(sx)
@@ -101,7 +112,12 @@ def transfer(
 
 
 def _grid(
-    x: Sequence[float], sx: Sequence[float], y: Sequence[float], sy: Sequence[float], delta: float
+    x: Sequence[float],
+    sx: Sequence[float],
+    y: Sequence[float],
+    sy: Sequence[float],
+    sxy: Sequence[float],
+    delta: float,
 ) -> tuple[Array, Array, Array, Array]:
     """(b, tau, omega, posterior weight) on the grid."""
     b = np.round(np.linspace(-3.0, 4.0, 141), 10)[:, None, None]
@@ -109,8 +125,8 @@ def _grid(
     tau = delta * np.exp(steps)
     omega = (delta / 4 * np.arange(8.0))[None, None, :]
     log = -0.5 * (b - 0.5) ** 2 - 0.5 * steps**2 - 0.5 * (omega / (delta / 2)) ** 2
-    for xk, sxk, yk, syk in zip(x, sx, y, sy, strict=True):
-        vx, c, vy = tau**2 + sxk**2, b * tau**2, b**2 * tau**2 + omega**2 + syk**2
+    for xk, sxk, yk, syk, shared in zip(x, sx, y, sy, sxy, strict=True):
+        vx, c, vy = tau**2 + sxk**2, b * tau**2 + shared, b**2 * tau**2 + omega**2 + syk**2
         determinant = vx * vy - c**2
         log = log - 0.5 * (np.log(determinant) + (vy * xk**2 - 2 * c * xk * yk + vx * yk**2) / determinant)
     weight = np.exp(log - np.max(log))
@@ -126,13 +142,20 @@ def _quantile(points: Array, mass: Array, q: float) -> float:
 
 
 def _predict(x: float, sx: float, b: Array, tau: Array, omega: Array, weight: Array) -> Prediction:
-    """Predictive mean and sd of the target effect, over the posterior of (b, tau, omega)."""
+    """Predictive mean and sd of the target effect, over the posterior (or the prior) of (b, tau, omega)."""
     shrink = tau**2 / (tau**2 + sx**2)
     centre = b * shrink * x
     spread = b**2 * shrink * sx**2 + omega**2 + 0.0 * centre
     mean = float(ordered_sum((weight * centre).ravel()))
     second = float(ordered_sum((weight * (spread + centre**2)).ravel()))
     return Prediction(mean, math.sqrt(max(second - mean * mean, 0.0)))
+
+
+def foreseen(x: float, sx: float, delta: float = 0.002) -> Prediction:
+    """What a proxy's effect says of the target by the prior alone, before any intervention was measured on both."""
+    positive(delta, "delta"), positive(sx, "standard error"), finite((x,), "proxy effect")
+    b, tau, omega, weight = _grid((), (), (), (), (), delta)
+    return _predict(x, sx, b, tau, omega, weight)
 
 
 def deming(x: Sequence[float], y: Sequence[float], ratio: float) -> float:

@@ -198,3 +198,24 @@ def eventually() -> Callable[[Callable[[], Any]], Any]:
         pytest.fail("waited for 30 s in vain")
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def dag_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`plain` is a finished study of clear effects, `revised` the same with a revision of the DAG; made once."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("dag")
+    env = {name: value for name, value in os.environ.items() if name not in ("LEDGER_HOME", "LEDGER_RUN_ID")}
+
+    def ledger(where: Path, *arguments: str) -> None:
+        done = subprocess.run([*LEDGER, *arguments], cwd=where, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    (folder / "plain").mkdir()
+    (folder / "plain" / "train.py").write_text(TRAIN)
+    arms = ["--arm", "EFFECT=-0.2", "--arm", "EFFECT=0.1", "--arm", "EFFECT=0.00001"]
+    ledger(folder / "plain", "run", "--name", "study", *arms, "--seeds", "0-2", "--", *PYTHON, "train.py")
+    shutil.copytree(folder / "plain", folder / "revised")
+    ledger(folder / "revised", "dag", "revise")
+    return folder
