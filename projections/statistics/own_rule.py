@@ -292,6 +292,8 @@ def _more_seeds(policy: Policy, s: Study, arm: Arm, alpha: float) -> int | None:
             return False
         if level is None:
             bound = anytime.t_bound(se, s.inputs.tau or s.inputs.delta, alpha, df)
+            if s.inputs.delta <= se * bound and policy.power > 0.6:
+                return False  # an effect no larger than what has to be observed is seen half of the time
             level = float(t_two_sided(bound, df)) if math.isfinite(bound) else 0.0
         return 0 < level < 1 and power(s.inputs.delta / se, df, level) >= policy.power
 
