@@ -46,6 +46,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.verdicts
 	$(BIN)/python -m benchmarks.worlds
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.backends
 
 docs: $(STAMP)
 	$(BIN)/python -m commands.docs

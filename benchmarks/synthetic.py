@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from benchmarks.tables import blank
 from ledger import canonical, events, layout, segment
 from ledger.chain import Log
-from ledger.events import NameValue, NoiseClass, check
+from ledger.event_text import check
+from ledger.events import NameValue, NoiseClass
 
 ARMS = tuple(f"arm{number}" for number in range(8))
 SEEDS = tuple(range(8))

@@ -17,7 +17,8 @@ from ledger.errors import LedgerError
 
 _PARTS = {
     "torch": "the built-in trainer (pip install 'experiment-ledger[torch]')",
-    "sentencepiece": "the built-in trainer's tokenizer (pip install 'experiment-ledger[torch]')",
+    "mlx": "the built-in trainer on Apple Silicon (pip install 'experiment-ledger[mlx]')",
+    "sentencepiece": "the built-in trainer's tokenizer (comes with either of the two)",
     "matplotlib": "plots",
     "polars": "frames in Python",
 }

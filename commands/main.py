@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "matrix": "Show which record or arm has which technique.",
     "audit": "Recompute what leaderboard records claim.",
     "decide": "Decide an experiment on the runs that are there.",
+    "reproduce": "Train a run again from what the log holds, and compare.",
     "dag": "Revise, show or compare the causal DAG.",
     "next": "Rank what to run next, with reasons; write its plan.",
     "cycle": "Rank, run, decide, until a stop rule holds.",

@@ -166,7 +166,7 @@ def propose(tables: Any, row: dict[str, Any]) -> Any:
 def _accepts(settings: Mapping[str, Any]) -> bool:
     """Whether the built-in trainer has these settings; none where what it needs is not installed."""
     try:
-        from runners.gpt import GptConfig
+        from runners.gpt_config import GptConfig
     except ImportError:
         return False
     try:

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("path", metavar="PLAN.toml")
 @click.option("--dry-run", is_flag=True, help="Print it without registering it.")
+@click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
 @click.option("--amend", is_flag=True, help="Add seeds or arms to a plan that is registered.")
 @click.option("--reason", default=None, metavar="WHY", help="Why it is amended; it stays in the log.")
 @click.option("--sd", type=float, default=None, help="Seed standard deviation of one run, as far as you know it.")
 @shared()
-def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | None, sd: float | None) -> None:
+def command(
+    asked: Asked, path: str, dry_run: bool, small: bool, amend: bool, reason: str | None, sd: float | None
+) -> None:
     """Register PLAN.toml before its runs, and print what it can see and how many runs it costs.
 
     `ledger run PLAN.toml` then runs it. A run that began before its plan can suggest, never confirm.
@@ -42,7 +45,7 @@ def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | N
         raise click.UsageError("--amend and --reason go together: an amendment says why")
     if reason is not None and not reason.strip():
         raise click.UsageError("an amendment needs a reason")
-    plan = read_file(path)
+    plan = read_file(path, small=small)
     check_hypotheses(plan, path)
     with contextlib.ExitStack() as stack:
         log = _log(asked, dry_run, stack)
@@ -63,7 +66,7 @@ def command(asked: Asked, path: str, dry_run: bool, amend: bool, reason: str | N
             _end(log)
         if told["elsewhere"] is not None and state == "registered":
             say(f"event {told['elsewhere']} registers {plan.name} for other code, data or hardware; not compared")
-        _print(asked, told, state, position, dry_run, path)
+        _print(asked, told, state, position, dry_run, f"{path} --small" if small else path)
 
 
 def _log(asked: Asked, dry_run: bool, stack: contextlib.ExitStack) -> Log:

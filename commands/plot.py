@@ -1,19 +1,26 @@
-"""`ledger plot`: loss curves, each arm against the control, one PNG an arm."""
+"""`ledger plot`: loss curves, each arm against the control, one picture an arm, as PNG and SVG.
+
+Above, every seed's line, the means, and a band of one standard deviation; below, where seeds are shared, what
+an arm is at minus what the control is at, seed by seed: noise that a pair shares is gone from it, and a
+difference too small to see above is seen there. The same points give the same bytes."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+import textwrap
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
 import click
 
-from commands.common import Asked, find_experiment, print_json, shared
+from commands.common import Asked, find_experiment, print_json, say, shared
 from ledger.errors import UsageError
 
-Curves = dict[str, dict[int, tuple[list[int], list[float]]]]  # arm -> seed -> (steps, values)
+Seeds = dict[int, tuple[list[int], list[float]]]  # seed -> (steps, values)
+Curves = dict[str, Seeds]  # by arm
 _CONTROL, _ARM = "#6b7280", "#1d4ed8"
 
 
@@ -21,14 +28,22 @@ _CONTROL, _ARM = "#6b7280", "#1d4ed8"
 @click.argument("experiment", required=False)
 @click.option("-o", "--output", default=None, metavar="DIR", help="Where to (default: ./out/NAME).")
 @click.option("--metric", default=None, help="Which metric (default: the loss that was logged most often).")
+@click.option(
+    "--format",
+    "kinds",
+    type=click.Choice(["png", "svg", "both"]),
+    default="both",
+    show_default=True,
+    help="Pixels for a page, lines for print, or both.",
+)
 @shared(as_of=True)
-def command(asked: Asked, experiment: str | None, output: str | None, metric: str | None) -> None:
-    """Write a PNG for each arm: its seeds and the control's, their means, and one standard deviation."""
+def command(asked: Asked, experiment: str | None, output: str | None, metric: str | None, kinds: str) -> None:
+    """Draw each arm against the control: every seed, means, one standard deviation, and the paired difference."""
     log = asked.open()
     tables = asked.tables(log)
     plan = find_experiment(tables, experiment)
     folder = output or default_folder(plan["name"])
-    paths = plot(tables, plan, folder, metric)
+    paths = plot(tables, plan, folder, metric, ("png", "svg") if kinds == "both" else (kinds,))
     if asked.json:
         print_json({"experiment": plan["experiment"], "files": paths})
     else:
@@ -44,7 +59,9 @@ def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", name).strip(".-") or "unnamed"
 
 
-def plot(tables: Any, plan: dict[str, Any], folder: str, metric: str | None = None) -> list[str]:
+def plot(
+    tables: Any, plan: dict[str, Any], folder: str, metric: str | None = None, kinds: Sequence[str] = ("png",)
+) -> list[str]:
     """Write the plots of an experiment into `folder`; their paths. Raises UsageError without points."""
     metric = metric or _usual_metric(tables, plan)
     curves = _curves(tables, plan["experiment"], metric)
@@ -55,15 +72,28 @@ def plot(tables: Any, plan: dict[str, Any], folder: str, metric: str | None = No
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
-    pairs = curves or {plan["control"]: {}}
+    for arm in _arms(tables, plan["experiment"]):
+        if arm not in curves and (arm != plan["control"] or not control):
+            say(f"arm {arm}: no run that finished has points of {metric!r}, so it is in no plot")
+    taken: set[str] = set()
     paths: list[str] = []
-    for arm, seeds in sorted(pairs.items()):
-        path = os.path.join(folder, f"{file_name(arm)}.png")
-        if path in paths:  # "a/b" and "a:b" are two arms, and one file name
-            path = os.path.join(folder, f"{file_name(arm)}-{sha256(arm.encode()).hexdigest()[:8]}.png")
-        _draw(path, plan, metric, arm, seeds, control)
-        paths.append(path)
+    for arm, seeds in sorted(curves.items()) or [(plan["control"], {})]:
+        name = file_name(arm)
+        if name in taken:  # "a/b" and "a:b" are two arms, and one file name
+            name = f"{name}-{sha256(arm.encode()).hexdigest()[:8]}"
+        taken.add(name)
+        made = [os.path.join(folder, f"{name}.{kind}") for kind in kinds]
+        try:
+            _draw(made, plan, metric, arm, seeds, control)
+        except OSError as error:
+            raise UsageError(f"cannot write {error.filename or folder}: {error.strerror}") from None
+        paths += made
     return paths
+
+
+def _arms(tables: Any, experiment: str) -> list[str]:
+    rows = tables.rows("SELECT DISTINCT arm FROM runs WHERE experiment = $1 ORDER BY arm", (experiment,))
+    return [row["arm"] for row in rows]
 
 
 def _usual_metric(tables: Any, plan: dict[str, Any]) -> str:
@@ -98,31 +128,79 @@ def _curves(tables: Any, experiment: str, metric: str) -> Curves:
     return found
 
 
-def _draw(path: str, plan: dict[str, Any], metric: str, arm: str, treated: Any, control: Any) -> None:
+def _draw(paths: list[str], plan: dict[str, Any], metric: str, arm: str, treated: Seeds, control: Seeds) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.2), dpi=140, layout="constrained")
+    apart = _apart(treated, control)
+    figure, parts = pyplot.subplots(
+        2 if apart else 1,
+        figsize=(7.2, 5.6 if apart else 4.2),
+        dpi=140,
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+        gridspec_kw={"height_ratios": (2.4, 1) if apart else (1,)},
+    )
+    axes = parts[0, 0]
     for name, seeds, color in ((plan["control"], control, _CONTROL), (arm, treated, _ARM)):
-        _draw_arm(axes, name, seeds, color)
-    tails = [v for seeds in (control, treated) for _, values in seeds.values() for v in values[len(values) // 10 :]]
-    if tails:  # the first steps fall from the loss of a blank model and would flatten all that follows
-        low, high = min(tails), max(tails)
-        axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low) + 1e-12)
-    axes.set_xlabel("step")
-    axes.set_ylabel(metric)
-    axes.set_title(f"{plan['name']}: {arm} against {plan['control']}", fontsize=11, loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+        if seeds:
+            _draw_arm(axes, f"{name} (mean of {_seeds(seeds)})", seeds, color)
+    _zoom(axes, [control, treated])
+    axes.set_ylabel(_plain(metric))
+    title = f"{plan['name']}: {arm} against {plan['control']}" if treated else f"{plan['name']}: {arm}"
+    axes.set_title(_plain("\n".join(textwrap.wrap(title, 80))), fontsize=11, loc="left")
     axes.legend(frameon=False)
-    figure.savefig(path)
+    if apart:
+        axes = parts[1, 0]
+        axes.axhline(0, color=_CONTROL, linewidth=1)
+        _draw_arm(axes, "", apart, _ARM)
+        _zoom(axes, [apart], [0.0])
+        axes.set_ylabel(f"difference\n({_seeds(apart, 'pair')})")
+    for axes in parts[:, 0]:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("step")
+    figure.align_ylabels()
+    with matplotlib.rc_context({"svg.hashsalt": plan["experiment"]}):  # else the ids in an SVG are by chance
+        for path in paths:
+            figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
     pyplot.close(figure)
 
 
-def _draw_arm(axes: Any, name: str, seeds: Any, color: str) -> None:
-    """Thin lines for seeds, a thick one for their mean, a band of one standard deviation."""
+def _seeds(seeds: Seeds, thing: str = "seed") -> str:
+    return f"{len(seeds)} {thing}{'' if len(seeds) == 1 else 's'}"
+
+
+def _plain(text: str) -> str:
+    """Text that stands as it is: a dollar would begin mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _apart(treated: Seeds, control: Seeds) -> Seeds:
+    """Arm minus control for each seed that both have, at steps that both have; {} without two points for a line."""
+    found: Seeds = {}
+    for seed in sorted(treated.keys() & control.keys()):
+        other = dict(zip(*control[seed], strict=True))
+        both = [(step, value - other[step]) for step, value in zip(*treated[seed], strict=True) if step in other]
+        if len(both) > 1:
+            found[seed] = [step for step, _ in both], [value for _, value in both]
+    return found
+
+
+def _zoom(axes: Any, arms: list[Seeds], also: Sequence[float] = ()) -> None:
+    """Leave the first tenth out of the scale: there a blank model's loss falls, and would flatten what follows."""
+    tails = [v for seeds in arms for _, values in seeds.values() for v in values[len(values) // 10 :]]
+    if tails:
+        low, high = min(*tails, *also, tails[0]), max(*tails, *also, tails[0])
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - room, high + room)
+
+
+def _draw_arm(axes: Any, label: str, seeds: Seeds, color: str) -> None:
+    """Thin lines for seeds, a thick one for their mean, a band of one standard deviation; points where few."""
     at: dict[int, list[float]] = {}
     for steps, values in seeds.values():
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
@@ -133,8 +211,8 @@ def _draw_arm(axes: Any, name: str, seeds: Any, color: str) -> None:
         return
     steps = [step for step, _ in whole]
     means = [math.fsum(values) / len(values) for _, values in whole]
-    label = f"{name} (mean of {len(seeds)} seed{'' if len(seeds) == 1 else 's'})"
-    axes.plot(steps, means, color=color, linewidth=1.8, label=label)
+    marker = "o" if len(steps) <= 12 else ""  # a curve of one point would be nothing at all
+    axes.plot(steps, means, color=color, linewidth=1.8, marker=marker, markersize=4, label=_plain(label) or None)
     if len(seeds) > 1:
         spread = [
             math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from commands.common import Asked, find_event, print_json, say, shared
-from ledger import checkpoints, proofs
+from ledger import checkpoints, proofs, segment
 from ledger.chain import Log
 from ledger.checkpoints import Checkpoint
 from ledger.errors import Corrupt, LedgerError, UsageError
-from ledger.merkle import leaf_hash
 
 
 @click.command("prove")
@@ -75,9 +74,7 @@ def consistency(log: Log, old: int) -> proofs.Consistency:
 
 def _leaves(log: Log, head: Checkpoint) -> list[bytes]:
     """Leaves of the log under a checkpoint, which must be its own."""
-    leaves = [
-        leaf_hash(body) for _, _, batch in log.batches(0, head.size) for body in batch.column("body").to_pylist()
-    ]
+    leaves = [leaf for _, _, batch in log.batches(0, head.size) for leaf in segment.leaves_of(batch)]
     if len(leaves) != head.size or proofs.root(leaves).hex() != head.root:
         raise Corrupt(f"inconsistent checkpoint: {head.path} is not of this log; `ledger verify` tells more")
     return leaves

@@ -26,25 +26,37 @@ if TYPE_CHECKING:
 )
 @click.option("--baseline", metavar="NAME=VALUE", help="Variables that the control sets (default: none).")
 @click.option("--seeds", metavar="0-2", help="Seeds of every arm; over a plan's own.")
+@click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
 @click.option("--metric", default=None, help="The metric that decides (default: val_bpb).")
 @click.option("--direction", type=click.Choice(["lower", "higher"]), default=None, help="Which is better.")
 @click.option("--delta", type=float, default=None, help="Smallest effect that matters (default: 0.002).")
 @click.option("--timeout", type=float, default=None, metavar="SECONDS", help="For one run.")
 @click.option("--name", default=None, help="The experiment's name.")
 @click.option("--pattern", "patterns", multiple=True, metavar="REGEX", help="Reads more metrics from the output.")
+@click.option("--log-file", default=None, metavar="GLOB", help="Read where the output lacks the metric (logs/*.txt).")
+@click.option(
+    "--fast", is_flag=True, help="A quick look: fewer steps, tokens and layers, two seeds; its own experiment."
+)
+@click.option(
+    "--cooldown", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Between runs, for the machine."
+)
 @click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
 @shared()
-def command(asked: Asked, what: tuple[str, ...], retry_failed: bool, **options: Any) -> int:
+def command(
+    asked: Asked, what: tuple[str, ...], retry_failed: bool, fast: bool, cooldown: float, **options: Any
+) -> int:
     """Run PLAN.toml, or COMMAND once for each arm and seed, and decide.
 
     SEED and the arm's variables are set in the command's environment; its last val_bpb (or --metric)
     counts. Started again, it runs only what is missing.
     """
     plan = read_plan(what, options)
+    if fast:
+        plan = _fast(plan)
     log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
     runner = runner_for(plan, log)
     with Progress(plan) as progress:
-        done = _conduct(log, plan, runner, progress.update, retry_failed)
+        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
     if done.interrupted:
         if asked.json:
@@ -81,10 +93,30 @@ def _named_home() -> bool:
     return bool(os.environ.get("LEDGER_HOME"))
 
 
-def _conduct(log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool) -> Conducted:
+def _conduct(
+    log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool, cooldown: float
+) -> Conducted:
     from runners.conduct import conduct
 
-    return conduct(log, plan, runner, update, retry_failed=retry_failed)
+    return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown)
+
+
+def _fast(plan: Plan) -> Plan:
+    """The plan, small: other settings are another base, so it is an experiment of its own. Raises UsageError."""
+    import msgspec
+
+    from runners.gpt_config import fast
+
+    if plan.trainer is None:
+        raise UsageError("--fast is for plans with a [trainer]; a script has its own settings")
+    try:
+        settings = fast(plan.trainer)
+    except ValueError as error:
+        raise UsageError(f"[trainer]: {error}") from None
+    seeds = plan.seeds[:2]
+    looks = {} if plan.stopping != "looks" else {"stopping": "fixed", "looks": ()}
+    scale = f"{plan.scale}, fast" if plan.scale else "fast"
+    return msgspec.structs.replace(plan, trainer=settings, seeds=seeds, scale=scale, **looks)
 
 
 def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
@@ -94,10 +126,15 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
     if len(what) == 1 and what[0].endswith(".toml"):
-        given = [name for name, value in options.items() if value not in (None, ()) and name != "seeds"]
+        given = [name for name, value in options.items() if value not in (None, (), False) and name != "seeds"]
+        given = [name for name in given if name != "small"]
         if given:
-            raise click.UsageError(f"--{given[0].rstrip('s')} goes with a command; a plan says it in its file")
-        return read_file(what[0], options["seeds"])
+            raise click.UsageError(
+                f"--{given[0].rstrip('s').replace('_', '-')} goes with a command; a plan says it in its file"
+            )
+        return read_file(what[0], options["seeds"], options["small"])
+    if options["small"]:
+        raise click.UsageError("--small goes with a plan that has a [small] table")
     direction: Literal["lower", "higher"] = options["direction"] or "lower"
     seeds = options["seeds"]
     if seeds is None:
@@ -115,11 +152,12 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         timeout=options["timeout"],
         name=options["name"],
         patterns=options["patterns"],
+        log=options["log_file"] or "",
     )
 
 
-def read_file(path: str, seeds: str | None = None) -> Plan:
-    """The plan in a file, its policy by name and version. Raises UsageError."""
+def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:
+    """The plan in a file (at its small size), its policy by name and version. Raises UsageError."""
     import msgspec
 
     from runners.plan import MAX_PLAN_BYTES, parse
@@ -133,7 +171,7 @@ def read_file(path: str, seeds: str | None = None) -> Plan:
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise UsageError(f"cannot read the plan {path}: {why}") from None
-    plan = parse(text, path, seeds)
+    plan = parse(text, path, seeds, small)
     if not plan.policy:
         return plan
     from projections.planning import policy_id
@@ -149,7 +187,7 @@ def runner_for(plan: Plan, log: Log) -> Runner:
     if plan.trainer is not None:
         from runners.trainer import GptRunner
 
-        return GptRunner(plan)
+        return GptRunner(plan, log)
     from runners.script import ScriptRunner
 
     return ScriptRunner(plan, log.root)

@@ -15,10 +15,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ledger import disk, keys, layout, signing
+from ledger import disk, keys, layout, segment, signing
 from ledger.errors import Corrupt, NotAppended
 from ledger.events import Event
-from ledger.merkle import Frontier, leaf_hash
+from ledger.merkle import Frontier
 from ledger.signing import Note, UnknownKey, Verifier
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _walk(log: Log, sizes: list[int]) -> tuple[dict[int, str], dict[str, keys.An
     try:
         for base, _, batch in log.batches():
             events += keys.events_of(base, batch)
-            leaves = [leaf_hash(body) for body in batch.column("body").to_pylist()]
+            leaves = segment.leaves_of(batch)
             done = 0
             while cuts and cuts[0] <= base + len(leaves):
                 tree.extend(leaves[done : cuts[0] - base])

@@ -114,8 +114,7 @@ def _unpacked(path: str, inode: int, changed: int) -> dict[str, pa.RecordBatch]:
 
     with open(path, "rb") as file:
         data = file.read()
-    if not segment.seal_holds(data):
-        raise Corrupt(f"{path} is not what was written: its seal does not hold")
+    segment.check_seal(data, path)
     table = pq.ParquetFile(pa.BufferReader(data)).read().sort_by([("chunk", "ascending"), ("row", "ascending")])
     parts = table.select([column.name for column in points.COLUMNS]).cast(points.schema()).combine_chunks()
     found, at = {}, 0

@@ -12,14 +12,12 @@ are compared value by value.
 
 from __future__ import annotations
 
-import functools
 import json
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ledger import layout
+from ledger import ids, layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 _HEAD = b',"event_id":"00000000-0000-0000-0000-000000000000","recorded_at":"0000-00-00T00:00:00.000000Z","stream":'
 _ID, _DATE, _TIME = 13, 66, 77  # where these begin in it; the time is that of the day
-_GROUPS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))  # of a UUID's digits, with a dash between two
 _FEW = 8  # rows: as many are parsed in the time that the first calls of Arrow take
 _PREFIX = ("actor", "causation_id", "correlation_id")
 _TAIL = ("type", "type_version", "writer")
@@ -76,26 +73,17 @@ def _heads(batch: pa.RecordBatch) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
-    n, ids = batch.num_rows, batch.column("event_id")
+    n, column = batch.num_rows, batch.column("event_id")
     made = np.empty((n, len(_HEAD)), np.uint8)
     made[:] = np.frombuffer(_HEAD, np.uint8)
-    raw = np.frombuffer(ids.buffers()[1], np.uint8)[ids.offset * 16 : (ids.offset + n) * 16]
-    digits = _digits()[raw].view(np.uint8).reshape(n, 32)
-    for dashes, (low, high) in enumerate(_GROUPS):
-        made[:, _ID + dashes + low : _ID + dashes + high] = digits[:, low:high]
+    raw = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * 16 : (column.offset + n) * 16]
+    ids.write_texts(raw, made[:, _ID : _ID + ids.DIGITS])
     moments = batch.column("recorded_at").cast(pa.timestamp("us")).cast(pa.string())
     if (_offsets(moments) == np.arange(n + 1) * 26).all():  # else a year has five digits: such rows are parsed
         text = np.frombuffer(moments.buffers()[2], np.uint8)[: n * 26].reshape(n, 26)
         made[:, _DATE : _DATE + 10], made[:, _TIME : _TIME + 15] = text[:, :10], text[:, 11:]
     ends = np.arange(n + 1, dtype=np.int32) * len(_HEAD)
     return pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(ends), pa.py_buffer(made)])
-
-
-@functools.cache
-def _digits() -> Any:
-    import numpy as np
-
-    return np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)  # two digits each
 
 
 def _texts(batch: pa.RecordBatch, names: tuple[str, ...], made: Any) -> pa.Array:
@@ -125,7 +113,7 @@ def _tail(kind: str, version: int, writer: bytes) -> bytes:
 
 
 def _uuid(raw: bytes | None) -> str | None:
-    return str(uuid.UUID(bytes=raw)) if raw is not None else None
+    return ids.text(raw) if raw is not None else None
 
 
 def _parsed(rows: pa.RecordBatch) -> list[bytes | None]:

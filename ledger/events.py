@@ -665,44 +665,6 @@ def parse(kind: str, version: int, data: dict[str, Any]) -> EventData:
         raise UsageError(f"malformed {kind}: {error}") from None
 
 
-_DIGITS = bytes(48 if 48 <= byte < 58 else 32 for byte in range(256))  # digits become "0", all else a space
-_LONG = b"0" * 19  # an integer that may not fit into 64 bits
-
-
-def text(data: EventData) -> bytes:
-    """The canonical JSON of a struct as its body will hold it. Raises UsageError as `check`.
-
-    It is canonical.text(check(data)), in a third of the time: what reads back equal to the struct is
-    what `check` would have passed, but for integers of more than 64 bits. NaN is equal to nothing.
-    """
-    struct = type(data)
-    if TYPES.get(getattr(data, "TYPE", "")) is struct:
-        try:
-            made = msgspec.json.encode(data, order="sorted")
-            if msgspec.json.decode(made, type=struct) == data and _LONG not in made.translate(_DIGITS):
-                return made
-        except (TypeError, ValueError, msgspec.MsgspecError):
-            pass  # `check` has the words for it
-    return canonical.text(check(data))
-
-
-def check(data: EventData) -> Any:
-    """The struct as its body will hold it (canonical.plain), proved to be readable again.
-
-    Raises UsageError where a field does not hold what its type says: structs do not check on their
-    own, and a NaN where only a number may stand would be a text in the body that nobody can parse.
-    """
-    struct = TYPES.get(getattr(data, "TYPE", ""))
-    if struct is None or not isinstance(data, struct):
-        raise UsageError(f"{type(data).__name__} is not an event")
-    plain = canonical.plain(data)
-    try:
-        msgspec.convert(plain, struct)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"malformed {data.TYPE}: {error}") from None
-    return plain
-
-
 def named(mapping: dict[str, Any]) -> tuple[NameValue, ...]:
     """A free map as it stands in an event: sorted by name, non-strings as JSON text.
 

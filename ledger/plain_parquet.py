@@ -2,8 +2,8 @@
 
 pyarrow's writer takes a quarter of a millisecond for one row, nearly all of it set-up for eleven
 columns of one value, and 0.2 s more for its import at the first append; this takes some 30 µs. The
-format is not our own. pyarrow is its definition: for the columns of `segment.schema()` and fewer
-than 50 rows these are the bytes that pyarrow 26 writes without compression, dictionaries and
+format is not our own. pyarrow is its definition: for the columns of `segment.schema()` and up
+to 64 rows these are the bytes that pyarrow 26 writes without compression, dictionaries and
 statistics (data page v1, PLAIN, one page a column with a CRC-32, one row group), but for
 `created_by`, which names who really wrote them. tests/ledger/test_plain_parquet.py compares.
 
@@ -93,7 +93,7 @@ _ORDERS = b"\x19\xbc" + b"\x1c\x00\x00" * len(_COLUMNS)  # column_orders, all TY
 
 
 def encode(rows: Sequence[tuple[Any, ...]], keys: Mapping[str, str]) -> bytes:
-    """A Parquet file of 1 to 49 rows (as `segment.Row`) with up to 14 key-values, in their order.
+    """A Parquet file of 1 to 64 rows (as `segment.Row`) with up to 14 key-values, in their order.
 
     What no segment may hold raises as it does in `segment.column`: ids of another length
     (ValueError), numbers out of range, None where a column is not optional.

@@ -205,8 +205,7 @@ def _read_loose(root: str, event: MetricsLogged) -> pa.RecordBatch:
     try:
         with open(path, "rb") as file:
             data = file.read()
-        if not segment.seal_holds(data):
-            raise Corrupt(f"{path} is not what was written: its seal does not hold")
+        segment.check_seal(data, path)
         batch = pq.ParquetFile(pa.BufferReader(data)).read().cast(schema()).combine_chunks().to_batches()[0]
     except FileNotFoundError:
         raise

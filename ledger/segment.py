@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ledger import plain_parquet
 from ledger.errors import Corrupt, Unsupported
-from ledger.merkle import HASH_BYTES, leaf_hash
+from ledger.merkle import HASH_BYTES, leaf_hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MAX_BODY = 48 * 1024
 _PEEK = 8192
-LEAVES_MAX = 64
-_PLAIN_BELOW = 50  # rows: below, dictionaries and compression cost more than they save: plain_parquet writes it
+LEAVES_MAX = 64  # rows: up to these it lists its leaves, and plain_parquet writes it
+MANY = LEAVES_MAX + 1  # rows: from here on dictionaries and compression save more than they cost
 _SEAL = b"ledger.seal\x18\x40"  # Thrift compact: key, then a string of 64 bytes
 BLANK = b"0" * 64
 
@@ -99,7 +99,7 @@ def encode(
     rows: Sequence[Row], ledger_id: str, base_hint: int, root_hint: str, leaves: list[bytes] | None = None
 ) -> tuple[bytes, list[bytes]]:
     """The bytes of a segment and the leaf hashes of its rows, which may be given."""
-    leaves = leaves or [leaf_hash(row.body) for row in rows]
+    leaves = leaves or leaf_hashes([row.body for row in rows])
     joined = b"".join(leaves)
     keys = {
         "ledger.format": str(FORMAT),
@@ -112,7 +112,7 @@ def encode(
     if len(rows) <= LEAVES_MAX:
         keys["ledger.leaves"] = base64.b64encode(joined).decode()
     keys["ledger.seal"] = BLANK.decode()
-    if len(rows) < _PLAIN_BELOW:
+    if len(rows) < MANY:
         return seal(bytearray(plain_parquet.encode(rows, keys))), leaves
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -123,8 +123,10 @@ def encode(
     with pq.ParquetWriter(
         out,
         arrow,
-        compression="zstd",
+        compression={**dict.fromkeys(arrow.names, "none"), "body": "zstd"},  # the others are small or random
         use_dictionary=["type", "stream", "writer", "actor", "correlation_id"],
+        column_encoding=dict.fromkeys(("writer_seq", "recorded_at"), "DELTA_BINARY_PACKED"),
+        write_statistics=[name for name in arrow.names if name != "body"],
         write_page_checksum=True,
         store_schema=False,
     ) as writer:
@@ -184,6 +186,12 @@ def seal_holds(data: bytes) -> bool:
     digest.update(BLANK)
     digest.update(data[at + 64 :])
     return digest.hexdigest().encode() == data[at : at + 64]
+
+
+def check_seal(data: bytes, path: str) -> None:
+    """Raises Corrupt unless a sealed Parquet file is byte for byte what was written."""
+    if not seal_holds(data):
+        raise Corrupt(f"{path} is not what was written: its seal does not hold")
 
 
 def peek(path: str) -> Footer | None:
@@ -270,11 +278,9 @@ def decode(data: bytes, path: str, ledger_id: str | None = None) -> tuple[Footer
     try:
         said = footer(data[-_PEEK:], path)
     except Unsupported:
-        if seal_holds(data):
-            raise
-        raise Corrupt(f"{path} is not what was written: its seal does not hold") from None
-    if not seal_holds(data):
-        raise Corrupt(f"{path} is not what was written: its seal does not hold")
+        check_seal(data, path)
+        raise
+    check_seal(data, path)
     if ledger_id is not None and said.ledger_id != ledger_id:
         raise Corrupt(f"{path} belongs to ledger {said.ledger_id}, not to {ledger_id}")
     try:
@@ -290,4 +296,4 @@ def decode(data: bytes, path: str, ledger_id: str | None = None) -> tuple[Footer
 
 def leaves_of(batch: Any) -> list[bytes]:
     """Leaf hashes from the stored bodies of a batch."""
-    return [sha256(b"\x00" + body).digest() for body in batch.column("body").to_pylist()]
+    return leaf_hashes(batch.column("body").to_pylist())

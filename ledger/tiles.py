@@ -48,15 +48,19 @@ def write(log: Log, checkpoint: Checkpoint) -> int:
     """Bring tlog/ to a checkpoint of this log; how many files were written. Raises Corrupt, NotAppended."""
     folder = os.path.join(log.root, "tlog")
     start, edge = _standing(log, folder, checkpoint.size)
-    if not start:
-        shutil.rmtree(os.path.join(folder, "tile"), ignore_errors=True)
-    written = 0
+    written = {os.path.join(folder, "checkpoint")}
     for tile in _tiles(log, _sizes(log, checkpoint.size), start, edge):
-        _put(log, os.path.join(folder, tile.path), tile.data)
-        shutil.rmtree(os.path.join(folder, tile.path) + ".p", ignore_errors=True)  # it is full now
-        written += 1
+        path = os.path.join(folder, tile.path)
+        _put(log, path, tile.data)
+        shutil.rmtree(f"{path}.p", ignore_errors=True)  # it is full now
+        written.add(path)
     _put(log, os.path.join(folder, "checkpoint"), checkpoint.note.encode())
-    return written
+    if not start:  # all was made anew: what else lies there may be of another tree, or damaged
+        for base, _, names in os.walk(folder):
+            for name in names:
+                if os.path.join(base, name) not in written:
+                    disk.remove(os.path.join(base, name))
+    return len(written) - 1
 
 
 def problems(log: Log) -> list[tuple[int | None, str]]:
@@ -72,7 +76,8 @@ def problems(log: Log) -> list[tuple[int | None, str]]:
         if said.size > log.advance():
             raise Corrupt(f"{said.path} is of {said.size} events, the log ends at {log.size}")
     except (Corrupt, OSError) as error:
-        return [(None, f"{error}; delete tlog/ and make it again with `ledger checkpoint --tiles`")]
+        what = f"{error.filename}: {disk.plain(error)}" if isinstance(error, OSError) else error
+        return [(None, f"{what}; delete tlog/ and make it again with `ledger checkpoint --tiles`")]
     found: list[tuple[int | None, str]] = []
     expected = {"checkpoint"}
     try:

@@ -14,24 +14,27 @@ from __future__ import annotations
 import copy
 import functools
 import getpass
+import itertools
 import os
 import secrets as random
 import threading
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ledger import canonical, disk, layout, secrets, segment
+from ledger import canonical, disk, ids, layout, secrets, segment
 from ledger.errors import Conflict, LedgerError, NotAppended, SecretRefused, Unknown, UsageError
-from ledger.events import STREAM_PATTERN, EventData, text
+from ledger.event_text import texts
+from ledger.events import STREAM_PATTERN, EventData
+from ledger.ids import uuid7
 from ledger.joint import MAX_ROWS, Joint, Request
-from ledger.merkle import leaf_hash
+from ledger.merkle import leaf_hash, leaf_hashes
 
 if TYPE_CHECKING:
     from ledger.chain import Log
 
 _NOTE_EVERY = 256  # appends between two notes of the head
 _GROUP_ROWS = 512  # of all threads in one commit
+_TAILS = 1024  # ends of bodies that are remembered
 
 
 class Expect(NamedTuple):
@@ -63,30 +66,32 @@ class Appended(NamedTuple):
     acknowledged: str = "ordered"
 
 
-class _Ready(NamedTuple):
-    """A draft that was checked: all of its event but the writer's number. Ids as in `segment.Row`."""
-
-    draft: Draft
-    event_id: bytes
-    id_text: str
-    causation_id: bytes | None
-    correlation_id: bytes | None
-    data: bytes  # canonical JSON
-
-
 class _Commit:
-    """What one caller of `append` waits for."""
+    """What one caller of `append` waits for: its drafts, checked, column by column, but for the writer's number."""
 
     __slots__ = (
-        "again", "batch", "done", "error", "expect", "leads", "looked", "position", "ready", "recorded", "rows",
-        "wake",
+        "again", "batch", "causes", "correlations", "data", "done", "error", "expect", "given", "ids", "kinds",
+        "leads", "looked", "names", "position", "recorded", "rows", "streams", "wake",
     )  # fmt: skip
 
     def __init__(self, drafts: Sequence[Draft], expect: Expect | None, again: bool) -> None:
+        """Raises UsageError and SecretRefused for what may not enter the log."""
+        count = len(drafts)
         self.recorded = layout.now_us()
-        chance = os.urandom(8 * len(drafts))
-        # A microsecond apart, so that the ids are in order, and differ within the digits that people type.
-        self.ready = [_checked(draft, self.recorded + n, chance[8 * n : 8 * n + 8]) for n, draft in enumerate(drafts)]
+        self.streams, events, given, causes, correlations = zip(*drafts, strict=True)
+        self.data = texts(events)  # canonical JSON
+        self.kinds = [type(one) for one in events]
+        for stream in self.streams if count == 1 else set(self.streams):
+            if not _stream_is_right(stream):
+                raise UsageError(f"stream {stream!r} is not of the form kind/name")
+        many = count >= segment.MANY  # then what it takes to be fast is loaded anyway
+        self.ids = (ids.new_many if many else ids.new)(self.recorded, count)
+        self.given = any(given)
+        if self.given:
+            self.ids = [ids.parse(told) or made for told, made in zip(given, self.ids, strict=True)]
+        self.names = ids.texts_many(self.ids) if many else [ids.text(one) for one in self.ids]
+        self.causes = [ids.parse(one) if one else None for one in causes]
+        self.correlations = [ids.parse(one) if one else None for one in correlations]
         self.expect, self.again = expect, again
         self.rows: list[segment.Row] = []
         self.position = -1
@@ -105,6 +110,7 @@ class Writer:
         self.log = log
         self.actor = _actor()
         self._actor_text = canonical.encode(self.actor).decode()
+        self._free_head = f'{{"actor":{self._actor_text},"causation_id":null,"correlation_id":null,"data":'.encode()
         self._actor_suspicious = secrets.find(self._actor_text) is not None
         self._tmp = os.path.join(log.root, "tmp")
         self._since_note = 0
@@ -131,7 +137,7 @@ class Writer:
     def _renew(self) -> None:
         """Go on under another id: the sequence of numbers under one id must have no gap and no double."""
         self.id, self._sequence = random.token_bytes(16), 0
-        self._id_text = self.id.hex()
+        self._tails: dict[tuple[str, type], bytes] = {}  # of bodies, see _tail
         self._joint = Joint(self._tmp, self.id)
 
     def append(self, drafts: Sequence[Draft], expect: Expect | None = None, again: bool = False) -> Appended:
@@ -174,7 +180,7 @@ class Writer:
                 raise error
             finally:
                 del error
-        return Appended(commit.position, tuple([one.id_text for one in commit.ready]))
+        return Appended(commit.position, tuple(commit.names))
 
     def _settle(self, commit: _Commit) -> None:
         """Take `commit` out of the queue. If it led, tell the threads of its batch, and the first in the
@@ -214,9 +220,9 @@ class Writer:
         try:
             with self._mutex:
                 self._queue.remove(first)  # it is the first there
-                rows = len(first.ready)
+                rows = len(first.ids)
                 while self._queue and _joins(first) and _joins(self._queue[0]):
-                    rows += len(self._queue[0].ready)
+                    rows += len(self._queue[0].ids)
                     if rows > _GROUP_ROWS:
                         break
                     batch.append(self._queue.pop(0))
@@ -239,7 +245,8 @@ class Writer:
         disk.need_folder(self._tmp)
         before = self._sequence
         # One search through all that is new: a token is rare, and to search each event costs eight times as much.
-        suspicious = secrets.find(b"\n".join([one.data for commit in batch for one in commit.ready]))
+        new = b"\n".join([data for commit in batch for data in commit.data])
+        suspicious = secrets.suspected(new) if len(batch[0].ids) >= segment.MANY else secrets.find(new)
         for commit in batch:
             try:
                 if suspicious or self._actor_suspicious:
@@ -256,30 +263,33 @@ class Writer:
         if first.again and (found := self._already(first, None)) is not None:
             first.position, self._sequence = found, before
             return
-        leaves = [leaf_hash(row.body) for commit in mine for row in commit.rows]
-        places = self.log.watched = dict.fromkeys(leaves, -1)
+        rows = [row for commit in mine for row in commit.rows] if len(mine) > 1 else first.rows
+        leaves = leaf_hashes([row.body for row in rows])
+        # A commit is in the log whole or not at all: where its first event lies, it lies.
+        starts = itertools.accumulate((len(commit.rows) for commit in mine[:-1]), initial=0)
+        marks = [leaves[at] for at in starts]
+        places = self.log.watched = dict.fromkeys(marks, -1)
         try:
-            self._bring(mine, leaves, places)
+            self._bring(mine, rows, leaves, places)
         except (Conflict, NotAppended):
             self._sequence = before
             raise
         finally:
             self.log.watched = {}
-        at = 0
-        for commit in mine:
-            commit.position = places[leaves[at]]
-            at += len(commit.rows)
+        for commit, mark in zip(mine, marks, strict=True):
+            commit.position = places[mark]
         self._since_note += 1
         if self._since_note >= _NOTE_EVERY:
             self._note()
 
-    def _bring(self, mine: list[_Commit], leaves: list[bytes], places: dict[bytes, int]) -> None:
+    def _bring(
+        self, mine: list[_Commit], rows: list[segment.Row], leaves: list[bytes], places: dict[bytes, int]
+    ) -> None:
         """The rows are in the log, durably, when this returns: by our own hand or by that of another
-        process that was publishing. `places` then holds the position of each leaf."""
-        rows = [row for commit in mine for row in commit.rows]
+        process that was publishing. `places` then holds the position of each commit's first leaf."""
         # Rows with ids that the caller knows are not left to others: a repetition by another process must find
         # them as soon as this one is dead.
-        given = any(one.draft.event_id for commit in mine for one in commit.ready)
+        given = any(commit.given for commit in mine)
         joint, joins = self._joint, _joins(mine[0]) and len(rows) <= MAX_ROWS and not given
         since = self.log.size
         turn, said = joint.enter(), ""
@@ -328,7 +338,7 @@ class Writer:
                 if temporary is None:
                     together = [one for one, mark in zip(others, marks, strict=True) if places[mark] < 0]
                     foreign = [row for request in together for row in request.rows]
-                    every = leaves + [leaf_hash(row.body) for row in foreign]
+                    every = leaves + leaf_hashes([row.body for row in foreign])
                     known = log.known()
                     data, _ = segment.encode(rows + foreign, log.identity.id, known.position, known.root, every)
                     temporary = disk.write_temporary(self._tmp, data, self._nameless)
@@ -390,50 +400,73 @@ class Writer:
 
     def _break(self, said: str, row: segment.Row) -> Unknown:
         """Append no more: what is in the log is not known until it is opened anew."""
-        self._broken = f"{said}; open the ledger again and look for event {id_text(row.event_id)}"
+        self._broken = f"{said}; open the ledger again and look for event {ids.text(row.event_id)}"
         return Unknown(self._broken)
 
     def _already(self, commit: _Commit, start: int | None) -> int | None:
         """Where the events of a repeated commit lie, if they are in the log from `start` on."""
-        wanted = [one.event_id for one in commit.ready]
+        wanted = commit.ids
         if start is None:
-            start = self.log.position_before(_made_at(commit.ready[0].event_id))
+            start = self.log.position_before(ids.made_at(wanted[0]))
         for position, _, batch in self.log.batches(start):
-            ids = batch.column("event_id").to_pylist()
-            if wanted[0] in ids:
-                at: int = ids.index(wanted[0])
-                if ids[at : at + len(wanted)] != wanted:
-                    raise UsageError(f"event {id_text(wanted[0])} is in the log, but with other events")
+            there = batch.column("event_id").to_pylist()
+            if wanted[0] in there:
+                at: int = there.index(wanted[0])
+                if there[at : at + len(wanted)] != wanted:
+                    raise UsageError(f"event {ids.text(wanted[0])} is in the log, but with other events")
                 self._confirm(position + at)  # who published it may have died before that
                 return position + at
         return None
 
     def _rows(self, commit: _Commit) -> list[segment.Row]:
         """The commit's events, numbered from where this writer stands."""
-        rows = []
-        recorded_text = layout.time_text(commit.recorded)
-        for number, one in enumerate(commit.ready, self._sequence):
-            draft, event_id, text, causation_id, correlation_id, data = one
-            kind, version = draft.data.TYPE, draft.data.VERSION
-            # What canonical.text makes of this dict; put together here, because it is done for every event.
-            body = (
-                f'{{"actor":{self._actor_text},"causation_id":{_quoted(causation_id)},'
-                f'"correlation_id":{_quoted(correlation_id)},"data":{data.decode()},"event_id":"{text}",'
-                f'"recorded_at":"{recorded_text}","stream":"{draft.stream}","type":"{kind}",'
-                f'"type_version":{version},"writer":"{self._id_text}","writer_seq":{number}}}'
+        count, moment = len(commit.ids), layout.time_text(commit.recorded).encode()
+        numbers = range(self._sequence, self._sequence + count)
+        # What canonical.text makes of each event as a dict; put together here, because it is done for every event.
+        bodies = [
+            b'%b%b,"event_id":"%b","recorded_at":"%b","stream":"%b%d}'
+            % (self._head(cause, correlation), data, name.encode(), moment, self._tail(stream, kind), number)
+            for cause, correlation, data, name, stream, kind, number in zip(
+                commit.causes,
+                commit.correlations,
+                commit.data,
+                commit.names,
+                commit.streams,
+                commit.kinds,
+                numbers,
+                strict=True,
+            )
+        ]
+        if (size := max(map(len, bodies))) > segment.MAX_BODY:
+            kind = next(one.TYPE for one, body in zip(commit.kinds, bodies, strict=True) if len(body) == size)
+            raise UsageError(
+                f"{kind} is {size} bytes, an event holds at most {segment.MAX_BODY}; "
+                "store the payload as an artifact and refer to it"
+            )
+        kinds = [kind.TYPE for kind in commit.kinds]
+        versions = [kind.VERSION for kind in commit.kinds]
+        same = ([self.id] * count, numbers, [commit.recorded] * count)
+        more = (commit.correlations, commit.causes, [self.actor] * count, bodies)
+        return list(map(segment.Row, commit.ids, kinds, versions, commit.streams, *same, *more))
+
+    def _head(self, cause: bytes | None, correlation: bytes | None) -> bytes:
+        """A body as far as its data."""
+        if cause is None is correlation:
+            return self._free_head
+        return (
+            f'{{"actor":{self._actor_text},"causation_id":{_quoted(cause)},'
+            f'"correlation_id":{_quoted(correlation)},"data":'
+        ).encode()
+
+    def _tail(self, stream: str, kind: type[EventData]) -> bytes:
+        """A body from its stream's name to its number."""
+        if (tail := self._tails.get((stream, kind))) is None:
+            if len(self._tails) >= _TAILS:
+                self._tails.clear()
+            tail = self._tails[stream, kind] = (
+                f'{stream}","type":"{kind.TYPE}","type_version":{kind.VERSION},"writer":"{self.id.hex()}","writer_seq":'
             ).encode()
-            if len(body) > segment.MAX_BODY:
-                raise UsageError(
-                    f"{kind} is {len(body)} bytes, an event holds at most {segment.MAX_BODY}; "
-                    "store the payload as an artifact and refer to it"
-                )
-            rows.append(
-                segment.Row(
-                    event_id, kind, version, draft.stream, self.id, number, commit.recorded,
-                    correlation_id, causation_id, self.actor, body,
-                )
-            )  # fmt: skip
-        return rows
+        return tail
 
     def _refuse_conflict(self, expect: Expect, start: int) -> None:
         for event in self.log.events(start=start, stream=expect.stream):
@@ -476,15 +509,6 @@ class Writer:
             self._since_note = 0
 
 
-def _checked(draft: Draft, recorded: int, chance: bytes) -> _Ready:
-    """Raises UsageError for what may not enter the log."""
-    data = text(draft.data)
-    if not _stream_is_right(draft.stream):
-        raise UsageError(f"stream {draft.stream!r} is not of the form kind/name")
-    event_id = _id(draft.event_id) or _uuid7(recorded, chance)
-    return _Ready(draft, event_id, id_text(event_id), _id(draft.causation_id), _id(draft.correlation_id), data)
-
-
 @functools.lru_cache(1024)
 def _stream_is_right(stream: str) -> bool:
     if secrets.find(stream):
@@ -495,10 +519,10 @@ def _stream_is_right(stream: str) -> bool:
 
 
 def _refuse_secrets(commit: _Commit, actor: bytes) -> None:
-    for one in commit.ready:
-        if kind := secrets.find(one.data) or secrets.find(actor):
+    for event, data in zip(commit.kinds, commit.data, strict=True):
+        if kind := secrets.find(data) or secrets.find(actor):
             raise SecretRefused(
-                f"{one.draft.data.TYPE} holds what looks like a {kind}; it would stay in the log for ever. "
+                f"{event.TYPE} holds what looks like a {kind}; it would stay in the log for ever. "
                 "Take it out of the command, the configuration or the captured variables"
             )
 
@@ -515,37 +539,8 @@ def _for_another(error: BaseException) -> BaseException:
     return Unknown(f"the thread that was publishing this was stopped by {type(error).__name__}; look for its events")
 
 
-def _made_at(event_id: bytes) -> int:
-    """Microseconds since 1970 of a UUID version 7, 0 of others."""
-    return int.from_bytes(event_id[:6]) * 1000 if event_id[6] >> 4 == 7 else 0
-
-
-def _id(given: str | None) -> bytes | None:
-    try:
-        return uuid.UUID(given).bytes if given else None
-    except (ValueError, AttributeError, TypeError):
-        raise UsageError(f"{given!r} is not the id of an event (a UUID)") from None
-
-
-def id_text(event_id: bytes) -> str:
-    """16 bytes as the text of a UUID."""
-    digits = event_id.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
 def _quoted(event_id: bytes | None) -> str:
-    return f'"{id_text(event_id)}"' if event_id else "null"
-
-
-def uuid7(microseconds: int) -> uuid.UUID:
-    """A UUID version 7 (RFC 9562): 48 bits of milliseconds, 12 bits of the fraction, 62 random bits."""
-    return uuid.UUID(bytes=_uuid7(microseconds, os.urandom(8)))
-
-
-def _uuid7(microseconds: int, chance: bytes) -> bytes:
-    milliseconds, rest = divmod(microseconds, 1000)
-    high = (milliseconds & (1 << 48) - 1) << 16 | 0x7000 | rest * 4096 // 1000
-    return high.to_bytes(8) + bytes((chance[0] & 0x3F | 0x80,)) + chance[1:]
+    return f'"{ids.text(event_id)}"' if event_id else "null"
 
 
 def _actor() -> str | None:

@@ -7,6 +7,7 @@ the tables at its head and of the cycle plan; whether the series ends is part of
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -181,9 +182,9 @@ def _state(
     return stopping.State(
         verdicts=tuple(verdicts),
         cycles=len(measured),
-        wall_s=digits(sum(sorted(row["wall_s"] for row in runs if row["wall_s"] is not None))),
+        wall_s=digits(math.fsum(row["wall_s"] for row in runs if row["wall_s"] is not None)),
         runs=len(runs),
-        next_wall_s=digits(control * sum(row["cost"] for row in chosen)),
+        next_wall_s=digits(control * math.fsum(row["cost"] for row in chosen)),
         next_runs=planned.seeds * (len(chosen) + 1) if chosen else 0,
         best_score=open_[0]["score"] if open_ and open_[0]["score"] > 0 else None,
     )

@@ -26,7 +26,7 @@ from ledger import canonical
 from ledger.chain import Log
 from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
-from ledger.merkle import Frontier, leaf_hash
+from ledger.merkle import Frontier, leaf_hashes
 from ledger.reading import connect, query
 from projections import alpha, catalog, claims, judged, noise, ranking, screened, staging, transfers
 from projections.digest import parts_digest
@@ -227,7 +227,7 @@ def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier,
     try:
         for start in range(first, head.position, _STEP):
             bodies = staging.stage(connection, log, start, min(start + _STEP, head.position))
-            frontier.extend(map(leaf_hash, bodies))
+            frontier.extend(leaf_hashes(bodies))
         if frontier.size != head.position or frontier.root().hex() != head.root:
             connection.execute("ROLLBACK")
             return False

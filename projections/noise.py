@@ -105,18 +105,18 @@ def _row(name: str, unit: str, arms: list[Row], cells: list[Row]) -> Row:
         "noise_class": name,
         "unit": unit,
         "arms": len(varying),
-        "runs": sum(arm["n"] for arm in varying),
+        "runs": int(math.fsum(arm["n"] for arm in varying)),
         "df": df,
         "sd": digits(math.sqrt(pooled)) if df else None,
         **_prior(prior),
         "rho_hat": digits(correlation.rho) if correlation.df else None,
         "rho_lo": digits(correlation.low) if correlation.df else None,
         "rho_df": correlation.df,
-        "n_control": sum(chart.n for _, chart in charts),
+        "n_control": int(math.fsum(chart.n for _, chart in charts)),
         "bases": len(charts),
         "drift_p": None if worst is None else digits(min(1.0, len(told) * worst[0])),
         "drift_base": None if worst is None else worst[1],
-        "drifting": sum(chart.flagged for _, chart in charts),
+        "drifting": len([chart for _, chart in charts if chart.flagged]),
     }
 
 

@@ -19,7 +19,7 @@ from ledger.events import ExperimentRegistered, NameValue, NoiseClass
 from projections import stats
 from projections.engine import Tables
 from projections.estimates import HUGE, look_alpha, residual
-from projections.statistics.anytime import half_width
+from projections.statistics.anytime import t_bound
 from projections.statistics.effects import Counts, contrast_df, contrast_variance
 from projections.statistics.multiplicity import cycle_alpha
 from projections.statistics.policies import FOUNDING, Policy, find
@@ -278,7 +278,7 @@ def _own(rule: Policy, plan: _Plan, n: int, sd: float) -> _Test | None:
     elif plan.stopping == "fixed" and plan.look == 1:
         level = plan.share
     else:  # a look that is not planned goes by its e-value
-        bound = float(half_width(se, plan.tau or plan.delta, plan.share, freedom)) / se
+        bound = t_bound(se, plan.tau or plan.delta, plan.share, freedom)
         level = stats.t_two_sided(bound, freedom) if math.isfinite(bound) else 0.0
     return _Test(se, freedom, level, 2) if 0 < level < 1 else None
 

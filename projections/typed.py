@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledger import canonical, disk, events
-from ledger.merkle import Frontier, leaf_hash
+from ledger.merkle import Frontier, leaf_hashes
 from projections import catalog, views
 from projections.engine import Tables
 from projections.staging import table_name
@@ -111,7 +111,7 @@ def _continues(earlier: Typed, tables: Tables, root: str) -> bool:
         return False
     rows = tables.query(f"SELECT body FROM staged.event WHERE position >= {earlier.size} ORDER BY position")
     tree = Frontier(earlier.size, (bytes.fromhex(peak) for peak in earlier.peaks))
-    tree.extend(leaf_hash(body.encode()) for body in rows["body"].to_pylist())
+    tree.extend(leaf_hashes(body.encode() for body in rows["body"].to_pylist()))
     return tree.root().hex() == tables.head.root
 
 

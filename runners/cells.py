@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -12,6 +12,7 @@ from runners.capture import Environment, Git
 from runners.plan import PlanArm
 
 OnPoint = Callable[[int, str, float], None]  # step, name, value
+OnCellPoint = Callable[[int, int, str, float], None]  # which of several cells, step, name, value
 ShouldStop = Callable[[], str | None]  # a reason to stop, or None
 
 
@@ -107,6 +108,23 @@ class Runner(Protocol):
         """The settings in force, for the record."""
         ...
 
+    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
+        """The run whose checkpoint this cell goes on from, if it does not train itself."""
+        ...
+
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         """Carry out one cell. A failure is an outcome; KeyboardInterrupt becomes status interrupted."""
+        ...
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A runner that can carry out several cells at once: the seeds of an arm in one batch."""
+
+    def groups(self, missing: Sequence[tuple[PlanArm, int]]) -> list[list[tuple[PlanArm, int]]]:
+        """The same cells, in the order and in the groups in which they are to run."""
+        ...
+
+    def run_together(self, cells: Sequence[Cell], on_point: OnCellPoint, should_stop: ShouldStop) -> list[Outcome]:
+        """Carry out a group. One outcome a cell, in their order."""
         ...

@@ -8,6 +8,7 @@ a log from which the next one sees what is missing and runs only that. It decide
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets as random
 import signal
@@ -22,7 +23,7 @@ from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.writer import Draft
 from runners.alone import no_interrupt, only_one, signals_interrupt
-from runners.cells import Cell, Kept, Outcome, Runner, Surroundings
+from runners.cells import Cell, Kept, Outcome, Runner, Surroundings, Together
 from runners.plan import Plan, PlanArm
 from runners.recording import Sink, judged, metric_name, one_line, outcome_event
 from runners.registration import (
@@ -69,8 +70,9 @@ def conduct(
     report: Callable[[Update], None],
     *,
     retry_failed: bool = False,
+    cooldown: float = 0.0,
 ) -> Conducted:
-    """Register `plan` unless it is registered, and run its missing cells in order.
+    """Register `plan` unless it is registered, and run its missing cells in order, `cooldown` seconds apart.
 
     Raises UsageError before anything is appended when the plan cannot run; Conflict when another
     process is running the same experiment. An interruption is recorded and returned, not raised.
@@ -92,18 +94,24 @@ def conduct(
         worked = "ok" in have.values()
         exit_code: int | None = None
         with signals_interrupt():
-            for index, (arm, seed) in enumerate(missing):
-                done = total - len(missing) + index
-                report(Update("start", done, total, arm.name, seed))
-                outcome = session.run(arm, seed, _reporter(report, done, total, arm, seed))
-                ran, exit_code = ran + 1, _exit_code(outcome)
-                report(Update("end", done + 1, total, arm.name, seed, status=outcome.status, reason=outcome.reason))
-                if outcome.status == "interrupted":
+            together = runner if isinstance(runner, Together) else None
+            for group in together.groups(missing) if together else [[cell] for cell in missing]:
+                if ran and cooldown and not _rest(cooldown):
                     interrupted = True
                     break
-                worked = worked or outcome.status == "ok"
-                if outcome.status == "no_metric" and not worked:
-                    raise _NoMetric(plan, arm, outcome)
+                done = total - len(missing) + ran
+                for arm, seed in group:
+                    report(Update("start", done, total, arm.name, seed))
+                outcomes = session.run(group, [_reporter(report, done, total, arm, seed) for arm, seed in group])
+                for (arm, seed), outcome in zip(group, outcomes, strict=True):
+                    ran, exit_code, done = ran + 1, _exit_code(outcome), done + 1
+                    report(Update("end", done, total, arm.name, seed, status=outcome.status, reason=outcome.reason))
+                    interrupted = interrupted or outcome.status == "interrupted"
+                    worked = worked or outcome.status == "ok"
+                    if outcome.status == "no_metric" and not worked:
+                        raise _NoMetric(plan, arm, outcome)
+                if interrupted:
+                    break
         log.close()
         statuses: dict[str, int] = {}
         found = session.cells_done(False)  # also of arms and seeds that an earlier plan had: not counted here
@@ -113,11 +121,25 @@ def conduct(
         return Conducted(experiment, ran, total - len(missing), statuses, interrupted, exit_code)
 
 
+def _rest(seconds: float) -> bool:
+    """Let the machine cool; whether nobody interrupted."""
+    try:
+        time.sleep(seconds)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
 def _exit_code(outcome: Outcome) -> int | None:
     known = signal.Signals.__members__.get(outcome.signal or "")
     if known is None or outcome.status == "timeout":  # a signal that we sent is no code of the program's
         return outcome.exit_code
     return 128 + known
+
+
+def _all(cells: list[Cell], status: events.Status, reason: str, wall: float) -> list[Outcome]:
+    """One outcome for every cell of a group; each has its share of the time."""
+    return [Outcome(status=status, reason=reason, wall_s=wall / len(cells)) for _ in cells]
 
 
 class _NoMetric(LedgerError):
@@ -219,40 +241,49 @@ class _Session:
             lost = outcome_event(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
             self.log.writer.append([Draft(f"run/{run}", lost)])
 
-    def run(self, arm: PlanArm, seed: int, tell: Callable[[str, float], None]) -> Outcome:
-        """Record the start, carry the cell out, record its points, what it left and its outcome."""
-        run = random.token_hex(8)
-        stream = f"run/{run}"
-        start = self.start(run, arm, seed)
-        appended = self.log.writer.append([Draft(stream, start)])
+    def run(self, group: list[tuple[PlanArm, int]], tell: list[Callable[[str, float], None]]) -> list[Outcome]:
+        """Record the starts, carry the cells out, record their points, what they left and their outcomes."""
+        cells = [Cell(random.token_hex(8), arm, seed) for arm, seed in group]
+        starts = [Draft(f"run/{cell.run}", self.start(*cell)) for cell in cells]
+        appended = self.log.writer.append(starts)
         began, clock = layout.now_text(), time.monotonic()
-        sink = Sink(self.log, run, self.runner.source)
-        deadline = clock + self.plan.timeout if self.plan.timeout else None
+        sinks = [Sink(self.log, cell.run, self.runner.source) for cell in cells]
+        deadline = clock + self.plan.timeout * len(cells) if self.plan.timeout else None
 
-        def on_point(step: int, name: str, value: float) -> None:
+        def on_point(index: int, step: int, name: str, value: float) -> None:
             # A full disk must not stop the training: the points wait, and the end of the run says so if need be.
             with contextlib.suppress(LedgerError):
-                sink.add(step, name, value)
-            tell(name, value)
+                sinks[index].add(step, name, value)
+            tell[index](name, value)
 
         def should_stop() -> str | None:
             return "timeout" if deadline is not None and time.monotonic() > deadline else None
 
         try:
-            outcome = self.runner.run(Cell(run, arm, seed), on_point, should_stop)
+            if isinstance(self.runner, Together):
+                outcomes = self.runner.run_together(cells, on_point, should_stop)
+            else:
+                outcomes = [self.runner.run(cells[0], functools.partial(on_point, 0), should_stop)]
         except KeyboardInterrupt:
-            outcome = Outcome(status="interrupted", reason="interrupted", wall_s=time.monotonic() - clock)
+            outcomes = _all(cells, "interrupted", "interrupted", time.monotonic() - clock)
         except Exception as error:  # a defect of a runner must still leave the fact that the run failed
-            reason = f"{type(error).__name__}: {error}"
-            outcome = Outcome(status="crash", reason=one_line(reason), wall_s=time.monotonic() - clock)
+            reason = one_line(f"{type(error).__name__}: {error}")
+            outcomes = _all(cells, "crash", reason, time.monotonic() - clock)
         with no_interrupt():
-            sink.flush()
+            for sink in sinks:
+                sink.flush()
             spool.recover(self.log)  # a program that was killed could not write out its last seconds itself
-            outcome = judged(self.plan.metric, self.with_logged(outcome, stream, appended.position))
-            drafts = [Draft(stream, self.keep(run, kept)) for kept in outcome.kept]
-            end = outcome_event(run, self.plan.metric, outcome, began, layout.now_text())
-            self.log.writer.append([*drafts, Draft(stream, end)])
-        return outcome
+            drafts: list[Draft] = []
+            for index, cell in enumerate(cells):
+                stream = f"run/{cell.run}"
+                outcome = judged(self.plan.metric, self.with_logged(outcomes[index], stream, appended.position))
+                drafts += [Draft(stream, self.keep(cell.run, kept)) for kept in outcome.kept]
+                drafts.append(
+                    Draft(stream, outcome_event(cell.run, self.plan.metric, outcome, began, layout.now_text()))
+                )
+                outcomes[index] = outcome
+            self.log.writer.append(drafts)
+        return outcomes
 
     def start(self, run: str, arm: PlanArm, seed: int) -> events.RunStarted:
         around = self.around
@@ -273,7 +304,7 @@ class _Session:
             pair_tier=self.registered.event.pair_tier,
             block=self.block,
             stage=self.plan.stage,
-            fork_of=None,
+            fork_of=self.runner.fork_of(arm, seed),
             runner=self.runner.name,
             command=self.runner.command(arm),
             config=events.named(self.runner.config(arm)),

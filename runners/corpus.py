@@ -8,8 +8,7 @@ and one Python version gives one corpus, byte for byte, whose digest a run can r
                   held-out text is not also in the training text; every 16th document (by hash) is held out
     tokenizer     sentencepiece BPE with byte fallback, trained on training text only, identity
                   normalisation, no dummy prefix: decoding gives the text back, byte for byte
-    shards        256 little-endian int32 (magic 20240520, version 1, number of tokens, zeros), then uint16
-                  tokens: the format of modded-nanogpt and parameter-golf
+    shards        one for training, one held out, in the challenge's format (see shards.py)
 
 What it must never do: let a token's byte length differ from the text that it stands for. Bits per byte
 divide by these lengths, and a tokenizer that gets them wrong wins every comparison.
@@ -35,12 +34,15 @@ from typing import Any
 
 import numpy as np
 
+from runners import bytecount
+from runners.bytecount import ByteCount
+from runners.shards import CorpusError, load_shard, write_shard
+
+__all__ = ["Corpus", "CorpusError", "load_shard", "prepare", "write_shard"]
+
 RECIPE = 1  # raise it when any line below changes the bytes of the corpus: the cache folder is named for it
 VOCAB_SIZE = 1024
 HELD_OUT_ONE_IN = 16  # documents
-
-SHARD_MAGIC, SHARD_VERSION, HEADER_INTS = 20240520, 1, 256
-HEADER_BYTES = 4 * HEADER_INTS
 
 # Not English about Python (tests, tables), or packaged apart by some distributions, which would make the
 # same Python version give two corpora.
@@ -54,30 +56,44 @@ _META = "\u2581"  # sentencepiece writes a space so; in the text itself it would
 Documents = Mapping[str, str]
 
 
-class CorpusError(ValueError):
-    """A shard or a corpus folder is not what it claims to be."""
-
-
 @dataclass(frozen=True)
 class Corpus:
     """A tokenized corpus, ready to train on.
 
-    `train`, `val`: uint16 [tokens], memory-mapped; each document begins with the token `bos`.
-    `token_bytes`: int32 [vocab_size], the bytes of text a token stands for; 0 for control tokens.
-    `digests`: file name -> sha256; `digest`: one sha256 over all of them, the corpus's identity.
+    `shards`: the training text, uint16 [tokens] each, memory-mapped; `val`: the held-out text, the same. Each
+    document begins with the token `bos`.
+    `counts`: the bytes of text that a token stands for.
+    `digests`, `sizes`: by file name; `digest`: one sha256 over all of them, the corpus's identity.
     """
 
     folder: Path
     tokenizer_path: Path
-    train_path: Path
-    val_path: Path
     digests: Mapping[str, str]
+    sizes: Mapping[str, int]
     digest: str
     vocab_size: int
     bos: int
-    train: np.ndarray
+    shards: tuple[np.ndarray, ...]
     val: np.ndarray
-    token_bytes: np.ndarray
+    counts: ByteCount
+
+    @property
+    def train(self) -> np.ndarray:
+        """The training text of a corpus of one shard. Raises CorpusError where there are several: part is not all."""
+        if len(self.shards) != 1:
+            raise CorpusError(f"{self.folder}: {len(self.shards)} training shards do not make one array")
+        return self.shards[0]
+
+    @property
+    def train_tokens(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    @property
+    def token_bytes(self) -> np.ndarray:
+        """int32 [vocab_size], where a token's bytes do not depend on the one before it. Else raises CorpusError."""
+        if self.counts.leading_space.any():
+            raise CorpusError(f"{self.folder}: a token's bytes depend on the token before it: use counts")
+        return self.counts.base
 
 
 def prepare(cache: Path | None = None) -> Corpus:
@@ -219,7 +235,7 @@ def build(documents: Documents, folder: Path, vocab_size: int = VOCAB_SIZE) -> C
                 raise CorpusError(f"{split}: tokens count {lengths[tokens].sum()} bytes, the text has {size}")
             write_shard(making / f"{split}_000000.bin", tokens)
             facts[split] = {"documents": len(texts), "tokens": len(tokens), "bytes": size}
-        facts["sha256"] = {path.name: _sha256(path) for path in sorted(making.iterdir())}
+        facts["sha256"] = {path.name: file_sha256(path) for path in sorted(making.iterdir())}
         (making / "corpus.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         _publish(making, folder)
     finally:
@@ -268,22 +284,21 @@ def open_corpus(folder: Path) -> Corpus:
     for name in ("tokenizer.model", "train_000000.bin", "val_000000.bin"):
         if not (folder / name).is_file():
             raise CorpusError(f"{folder}: {name} is missing")
-        found = _sha256(folder / name)
+        found = file_sha256(folder / name)
         if found != digests.get(name):
             raise CorpusError(f"{folder}/{name}: expected sha256 {digests.get(name)}, found {found}")
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return Corpus(
         folder=folder,
         tokenizer_path=folder / "tokenizer.model",
-        train_path=folder / "train_000000.bin",
-        val_path=folder / "val_000000.bin",
         digests=digests,
+        sizes={name: (folder / name).stat().st_size for name in digests},
         digest=hashlib.sha256("".join(f"{n} {d}\n" for n, d in digests.items()).encode()).hexdigest(),
         vocab_size=vocab_size,
         bos=tokenizer.bos_id(),
-        train=load_shard(folder / "train_000000.bin", vocab_size),
+        shards=(load_shard(folder / "train_000000.bin", vocab_size),),
         val=load_shard(folder / "val_000000.bin", vocab_size),
-        token_bytes=_token_bytes(tokenizer),
+        counts=bytecount.exact(_token_bytes(tokenizer)),
     )
 
 
@@ -335,40 +350,6 @@ def _token_bytes(tokenizer: Any) -> np.ndarray:
     return lengths
 
 
-def write_shard(path: Path, tokens: np.ndarray) -> None:
-    """Writes tokens (any integers, 0 to 65535) as one shard."""
-    header = np.zeros(HEADER_INTS, dtype="<i4")
-    header[:3] = SHARD_MAGIC, SHARD_VERSION, len(tokens)
-    path.write_bytes(header.tobytes() + np.asarray(tokens).astype("<u2").tobytes())
-
-
-def load_shard(path: Path, vocab_size: int | None = None) -> np.ndarray:
-    """The tokens of a shard, uint16 [tokens], memory-mapped read-only.
-
-    Raises CorpusError for a wrong magic number or version, a file shorter or longer than its header says,
-    and, where `vocab_size` is given, a token that is not below it.
-    """
-    size = path.stat().st_size
-    if size < HEADER_BYTES:
-        raise CorpusError(f"{path}: no shard: expected a header of {HEADER_BYTES} bytes, found {size} bytes")
-    magic, version, expected = (int(x) for x in np.fromfile(path, dtype="<i4", count=3))
-    if magic != SHARD_MAGIC:
-        raise CorpusError(f"{path}: no shard: expected magic number {SHARD_MAGIC}, found {magic}")
-    if version != SHARD_VERSION:
-        raise CorpusError(f"{path}: expected shard version {SHARD_VERSION}, found {version}")
-    found = (size - HEADER_BYTES) / 2
-    if found != expected:
-        what = "truncated" if found < expected else "longer than its header says"
-        raise CorpusError(f"{path}: {what}: expected {expected} tokens, found {found:g}")
-    if expected == 0:
-        raise CorpusError(f"{path}: the shard holds no tokens")
-    tokens = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(expected,))
-    if vocab_size is not None and int(tokens.max()) >= vocab_size:
-        at = int(np.argmax(tokens >= vocab_size))
-        raise CorpusError(f"{path}: token {tokens[at]} at {at} is outside the vocabulary of {vocab_size}")
-    return tokens
-
-
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

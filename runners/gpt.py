@@ -1,4 +1,4 @@
-"""A GPT that trains in seconds on a laptop: parameter-golf's baseline shape, small, in one file.
+"""A GPT that trains in seconds on a laptop and at full size on a GPU: parameter-golf's baseline, in one file.
 
 What is special about it:
 - RMSNorm without weights, on the residual stream and on queries and keys; a learned gain per head on queries
@@ -6,42 +6,35 @@ What is special about it:
 - MLP of relu(x)^2, tied embeddings, logits softly capped: cap * tanh(x / cap)
 - U-Net: the second half of the blocks adds, with learned weights, what the first half put out; every
   block mixes the embedding back in
-- Muon for the matrices, Adam for embedding and scalars, linear warm-down by steps
-- every design choice that an experiment may vary is a field of `GptConfig`
-- pairs by seed are pairs: a seed gives each parameter its own generator (by name) and the data another, so
-  two arms see the same batches and start from the same values wherever shapes agree; no global generator
-  is touched
-- the head, whose logits are the largest array, runs forward and backward on a slice of tokens at a time
+- every design choice that an experiment may vary is a field of `GptConfig` (gpt_config.py); where a field is off,
+  its line below does not run
+- parameters are a plain dict of arrays, one a kind, stacked over blocks; a model is a function of it
 
-On a CPU the same (config, seed, threads) gives the same bits, whatever ran before. It must never report a
-figure for a run that did not finish: a stopped or diverged one has no validation result.
+The trunk turns tokens into what the head reads; gpt_loss.py makes an objective of it, gpt_optim.py steps along its
+gradient, gpt_train.py runs the loop. It holds no state, draws no random number, and knows no data.
 Importing this file imports torch; import it where a run starts, not before.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import statistics
-import sys
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from itertools import pairwise
 
-import msgspec
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runners.corpus import Corpus
+from runners.gpt_config import GptConfig
+from runners.gpt_init import init_arrays, rotary_tables
 
 Params = dict[str, Tensor]
 Rope = tuple[Tensor, Tensor]
-OnLog = Callable[[int, dict[str, float]], None]
-ShouldStop = Callable[[], str | None]
-MATRICES = ("q", "k", "v", "o", "up", "down")  # Muon's; the rest is Adam's
+Terms = list[Tensor]
+
+
+def _leaky_relu2(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.5).square()
+
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: F.relu(x).square(),
@@ -49,401 +42,228 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "sin": torch.sin,
     "sin2": lambda x: torch.sin(x).square(),
+    "leaky_relu2": _leaky_relu2,
 }
 
 
-def _must(holds: bool, rule: str, found: object) -> None:
-    if not holds:
-        raise ValueError(f"{rule}, found {found!r}")
-
-
-class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One arm. The defaults are the control; a run of them takes about five seconds of one core.
-
-    Raises ValueError, in one line, for values that make no model.
-    """
-
-    depth: int = 2
-    width: int = 64
-    heads: int = 4
-    kv_heads: int = 2
-    mlp_mult: int = 2
-    activation: Literal["relu2", "gelu", "silu", "sin", "sin2"] = "relu2"
-    softcap: float = 30.0  # 0: no cap
-    rope_base: float = 1e4
-    qk_gain: float = 1.5  # initial
-    vocab_size: int = 1024
-    seq_len: int = 128
-    steps: int = 150
-    batch_tokens: int = 1024  # a step; half of 2048 and twice the steps learns more from the same tokens
-    matrix_lr: float = 0.04  # Muon
-    embed_lr: float = 0.03  # Adam
-    scalar_lr: float = 0.01  # Adam
-    momentum: float = 0.85  # Muon
-    warmup_steps: int = 0
-    warmdown: float = 0.5  # the last part of the steps over which learning rates fall to zero
-    val_tokens: int = 32_768  # scored, from the start of the held-out split; whole windows only
-    val_every: int = 0  # steps between validations; 0: only after the last step
-    device: str = "auto"  # auto, cpu, cuda, mps
-    # One, whatever the machine has: the count is part of what makes bits equal; at this size a second thread saves a
-    # third at best; and two that wait for each other beside another busy process made a run take a hundred seconds.
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        sizes = "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens val_tokens threads"
-        rates = "softcap rope_base qk_gain matrix_lr embed_lr scalar_lr momentum warmup_steps warmdown val_every"
-        for name in sizes.split():
-            _must(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        for name in rates.split():
-            _must(0 <= getattr(self, name) < math.inf, f"{name} must be finite, not negative", getattr(self, name))
-        _must(self.activation in ACTIVATIONS, f"activation must be one of {', '.join(ACTIVATIONS)}", self.activation)
-        _must(self.width % self.heads == 0, f"heads must divide width {self.width}", self.heads)
-        _must(self.heads % self.kv_heads == 0, f"kv_heads must divide heads {self.heads}", self.kv_heads)
-        head_dim = self.width // self.heads
-        _must(head_dim % 2 == 0, "width / heads must be even for rotary positions", head_dim)
-        _must(
-            self.batch_tokens % self.seq_len == 0,
-            f"seq_len must divide batch_tokens {self.batch_tokens}",
-            self.seq_len,
-        )
-        _must(self.val_tokens >= self.seq_len, f"val_tokens must be at least seq_len {self.seq_len}", self.val_tokens)
-        _must(self.warmdown <= 1, "warmdown must be a fraction from 0 to 1", self.warmdown)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GptConfig:
-        """A config from plain values, as a plan holds them. Raises ValueError with one line that says why."""
-        for key in values:
-            if key not in cls.__struct_fields__:
-                near = difflib.get_close_matches(str(key), cls.__struct_fields__, n=1)
-                raise ValueError(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        try:
-            return msgspec.convert(dict(values), cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from None
-
-
-class GptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One seed of one arm. Losses in nats a token; `val_bpb` in bits a byte of text."""
-
-    status: Literal["ok", "diverged", "stopped"]
-    reason: str | None  # why it did not finish
-    val_bpb: float | None  # None unless status is ok
-    val_loss: float | None
-    train_loss: float | None  # of the last step; None when not finite
-    steps: int  # done
-    tokens: int
-    wall_s: float  # all of it, with validation
-    cpu_s: float  # of this process, all threads
-    tokens_per_s: float  # of training, without validation
-    step_ms: float  # median
-    parameters: int
-    peak_memory_bytes: int  # CUDA: allocated by this run; else: the process's peak so far
-    device: str
-
-
-# --- Model -----------------------------------------------------------------------------------------------
-
-
-def _rng(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
-
-
 def init_params(config: GptConfig, seed: int) -> Params:
-    """float32 parameters on the CPU. Matrices of one kind are stacked over blocks: [depth, out, in], so that
-    Muon turns them in one batch; each block's slice has its own generator, so depth 3 begins like depth 2."""
-    d, kv = config.width, config.width // config.heads * config.kv_heads
-    shapes = {"q": (d, d), "k": (kv, d), "v": (kv, d), "o": (d, d)}
-    shapes |= {"up": (config.mlp_mult * d, d), "down": (d, config.mlp_mult * d)}
-    params: Params = {}
-    for name, (rows, columns) in shapes.items():
-        if name in ("o", "down"):  # blocks begin as the identity
-            params[name] = torch.zeros(config.depth, rows, columns)
-            continue
-        bound = columns**-0.5
-        layers = [_rng(seed, f"{i}.{name}").uniform(-bound, bound, (rows, columns)) for i in range(config.depth)]
-        params[name] = torch.from_numpy(np.stack(layers).astype(np.float32))
-    embed = _rng(seed, "embed").standard_normal((config.vocab_size, d), dtype=np.float32)
-    params["embed"] = torch.from_numpy(embed * np.float32(0.005))
-    params["q_gain"] = torch.full((config.depth, config.heads), config.qk_gain)
-    params["attn_scale"] = torch.ones(config.depth, d)
-    params["mlp_scale"] = torch.ones(config.depth, d)
-    params["mix"] = torch.stack([torch.ones(config.depth, d), torch.zeros(config.depth, d)], dim=1)
-    params["skip"] = torch.ones(config.depth // 2, d)
-    return params
+    """float32 parameters on the CPU (gpt_init.py)."""
+    return {name: torch.from_numpy(array) for name, array in init_arrays(config, seed).items()}
 
 
 def rotary(config: GptConfig, device: torch.device) -> Rope:
-    """cos, sin: [seq, 1, head_dim]. Dimension i turns with i + head_dim / 2."""
-    half = config.width // config.heads // 2
-    angles = np.outer(np.arange(config.seq_len), config.rope_base ** (-np.arange(half) / half))
-    tables = np.tile(np.cos(angles), 2), np.concatenate([np.sin(angles), -np.sin(angles)], axis=1)
-    cos, sin = (torch.from_numpy(t.astype(np.float32)).to(device)[:, None] for t in tables)
+    """cos, sin: [seq, 1, rope_dims]"""
+    cos, sin = (torch.from_numpy(table).to(device)[:, None] for table in rotary_tables(config))
     return cos, sin
 
 
-def _norm(x: Tensor) -> Tensor:
+# --- The trunk ---------------------------------------------------------------------------------------------
+
+
+def trunk(
+    params: Params,
+    config: GptConfig,
+    rope: Rope,
+    tokens: Tensor,
+    shown: Tensor | None = None,
+    terms: Terms | None = None,
+) -> Tensor:
+    """What the head reads, [batch, seq, width], from tokens [batch, seq].
+
+    `shown` [batch, seq] scales each token's embedding; `terms` collects the Barlow-Twins terms, where they are on.
+    """
+    order = config.order
+    n, half = len(order), len(order) // 2
+    kinds = [kind for kind in BLOCK if kind in params]
+    blocks = [
+        dict(zip(kinds, arrays, strict=True)) for arrays in zip(*(params[k].unbind() for k in kinds), strict=True)
+    ]
+    x = x0 = embed(params, config, tokens, shown)
+    outs, first_v = [x0], None
+    for i, block in enumerate(order):
+        p = blocks[block]
+        if config.skips == "unet" and half <= i < 2 * half:
+            x = x + params["skip"][i - half] * outs[2 * half - i]  # the last output of the first half first
+        elif config.skips == "dense":
+            x = sum((w * out for w, out in zip(params["dense"][i], outs, strict=False)), torch.zeros_like(x))
+        x = p["mix"][0] * x + p["mix"][1] * x0
+        h = norm(x)
+        y, v = attention(p, config, rope, h, first_v, leave_self_out=i >= n - config.xsa_last)
+        first_v = v if first_v is None and config.value_residual else first_v
+        if i < n - config.parallel_last:
+            x = x + p["attn_scale"] * y
+            h = norm(x)
+            x = x + p["mlp_scale"] * mlp(p, config, h, terms)
+        else:
+            x = x + p["attn_scale"] * y + p["mlp_scale"] * mlp(p, config, h, terms)
+        outs.append(x)
+    if terms is not None and config.bt_layers:
+        some = [out[..., :128] for out in outs[1:]]
+        pairs = [decorrelation(a, b) for a, b in pairwise(some)]
+        terms.append(config.bt_layers * sum(pairs, x.new_zeros(())) / len(pairs))
+    return norm(x)
+
+
+BLOCK = ("q", "k", "v", "o", "up", "down", "q_gain", "attn_scale", "mlp_scale", "mix", "value_mix")
+
+
+def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
+def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | None) -> Tensor:
+    """[batch, seq, width]: tokens, hashed pairs, a little of the token before."""
+    x = F.embedding(tokens, params["embed"])
+    if config.bigram_buckets:
+        ids = ((36313 * tokens[:, 1:]) ^ (27191 * tokens[:, :-1])) % (config.bigram_buckets - 1)
+        ids = F.pad(ids, (1, 0), value=config.bigram_buckets - 1)
+        pairs = F.linear(F.embedding(ids, params["bigram"]), params["bigram_proj"][0])
+        x = x + params["bigram_scale"] * pairs
+    x = norm(x)
+    if shown is not None:
+        x = x * shown[..., None].to(x.dtype)
+    if config.smear_gate:
+        gate = params["smear"].sigmoid()
+        x = (1 - gate) * x + gate * F.pad(x[:, :-1], (0, 0, 1, 0))
+    return x
 
 
-def trunk(params: Params, config: GptConfig, rope: Rope, tokens: Tensor) -> Tensor:
-    """What the head reads, [batch * seq, width], from tokens [batch, seq]."""
-    batch, seq = tokens.shape
-    head_dim, half = config.width // config.heads, config.depth // 2
+def attention(
+    p: Params, config: GptConfig, rope: Rope, h: Tensor, first_v: Tensor | None, leave_self_out: bool
+) -> tuple[Tensor, Tensor]:
+    """(the heads' output [batch, seq, width], the values before any residual [batch, seq, kv_heads, head_dim])"""
+    batch, seq, _ = h.shape
+    q = F.linear(h, p["q"]).view(batch, seq, config.heads, config.head_dim)
+    k = F.linear(h, p["k"]).view(batch, seq, config.kv_heads, config.head_dim)
+    v = own = F.linear(h, p["v"]).view(batch, seq, config.kv_heads, config.head_dim)
+    if first_v is not None:
+        v = v + p["value_mix"].sigmoid() * first_v
+    q, k = rotate(norm(q), *rope) * p["q_gain"][:, None], rotate(norm(k), *rope)
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=config.kv_heads < config.heads,
+    ).transpose(1, 2)  # [batch, seq, heads, head_dim]
+    if leave_self_out:  # each head's output without its part along the token's own value
+        y = y.reshape(batch, seq, config.kv_heads, -1, config.head_dim)
+        y = without(y, v[:, :, :, None])
+    return F.linear(y.reshape(batch, seq, -1), p["o"]), own
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., seq, heads, head_dim], its first rope_dims dimensions turned by position."""
+    turning = cos.size(-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    if turning == x.size(-1):
+        return x * cos + x.roll(turning // 2, dims=-1) * sin
+    part, rest = x.split((turning, x.size(-1) - turning), dim=-1)
+    return torch.cat([part * cos + part.roll(turning // 2, dims=-1) * sin, rest], dim=-1)
+
+
+def without(x: Tensor, direction: Tensor) -> Tensor:
+    """x less its part along `direction`, per vector of the last dimension (one step of Gram-Schmidt)."""
+    size = direction.square().sum(-1, keepdim=True) + 1e-6
+    return x - (x * direction).sum(-1, keepdim=True) / size * direction
+
+
+# --- The MLP and its variants ------------------------------------------------------------------------------
+
+
+def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
+    """[batch, seq, width]. The variants are the first pipeline's, as its texts describe them: paths that are gated
+    (DML), made orthogonal, periodic (FAN), or three banks of which one is the others' residual."""
+    u = F.linear(h, p["up"])
+    columns = p["down"].size(-1)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    if config.mlp == "standard":
+        if config.activation == "fan":
+            inner = fan(u, columns // 8, _leaky_relu2)
+        else:
+            inner = ACTIVATIONS[config.activation](u)
+        return F.linear(inner, p["down"])
     act = ACTIVATIONS[config.activation]
-    kinds = ("q", "k", "v", "o", "up", "down", "q_gain", "attn_scale", "mlp_scale", "mix")
-    blocks = zip(*(params[kind].unbind() for kind in kinds), strict=True)
-    x = x0 = _norm(F.embedding(tokens, params["embed"]))  # [batch, seq, width]
-    skips: list[Tensor] = []
-    for i, (w_q, w_k, w_v, w_o, up, down, q_gain, attn_scale, mlp_scale, mix) in enumerate(blocks):
-        if i >= half and skips:
-            x = x + params["skip"][i - half] * skips.pop()
-        x = mix[0] * x + mix[1] * x0
-        h = _norm(x)
-        q = F.linear(h, w_q).view(batch, seq, config.heads, head_dim)
-        k = F.linear(h, w_k).view(batch, seq, config.kv_heads, head_dim)
-        v = F.linear(h, w_v).view(batch, seq, config.kv_heads, head_dim)
-        q, k = _rotate(_norm(q), *rope) * q_gain[:, None], _rotate(_norm(k), *rope)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [batch, heads, seq, head_dim]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        x = x + attn_scale * F.linear(y.transpose(1, 2).reshape(batch, seq, -1), w_o)
-        x = x + mlp_scale * F.linear(act(F.linear(_norm(x), up)), down)
-        if i < half:
-            skips.append(x)
-    return _norm(x).flatten(0, 1)
+    if config.mlp == "dml_gated":
+        nuisance, target = u.chunk(2, dim=-1)
+        nuisance = act(nuisance)
+        inner, pairs = nuisance * target, [(nuisance, target)]
+    elif config.mlp == "fan_dml":
+        nuisance, rest = u.split((columns, u.size(-1) - columns), dim=-1)
+        nuisance, target = act(nuisance), fan(rest, columns // 8, lambda x: x)
+        inner, pairs = nuisance * target, [(nuisance, target)]
+    elif config.mlp == "dml_orth":
+        nuisance, *targets = act(u).chunk(3, dim=-1)
+        targets = [without(target, nuisance) for target in targets]
+        inner, pairs = torch.cat([nuisance, *targets], dim=-1), [(nuisance, target) for target in targets]
+    else:
+        if config.mlp == "causal_wide":
+            memory, feature, residual = u.chunk(3, dim=-1)
+            feature, residual = act(feature), act(residual)
+        else:  # dml_causal_wide: a gate and a value in each bank
+            gates, values = zip(*(bank.chunk(2, dim=-1) for bank in u.chunk(3, dim=-1)), strict=True)
+            gates = (gates[0], act(gates[1]), act(gates[2]))
+            memory, feature, residual = (gate * value for gate, value in zip(gates, values, strict=True))
+            pairs += zip(gates, values, strict=True)
+        residual = without(without(residual, memory), without(feature, memory))
+        inner = torch.cat([memory, feature, residual], dim=-1)
+        pairs += [(memory, feature), (memory, residual), (feature, residual)]
+    if terms is not None and config.bt_lambda:
+        found = [decorrelation(a, b) for a, b in pairs]
+        terms.append(config.bt_lambda * sum(found, u.new_zeros(())) / len(found) / len(config.order))
+    return F.linear(inner, p["down"])
 
 
-def head(x: Tensor, embed: Tensor, targets: Tensor, softcap: float) -> Tensor:
-    """Nats of every target [n], from x [n, width] and embed [vocab, width]."""
-    if not softcap:
-        return F.cross_entropy(F.linear(x, embed), targets, reduction="none")
-    # cap * tanh(z / cap) = 2 cap * sigmoid(2 z / cap) - cap. A softmax does not see the constant, sigmoid costs
-    # a third of tanh, and scaling x and working in place spare passes over the largest array.
-    z = F.linear(x * (2 / softcap), embed).sigmoid_() * (2 * softcap)  # [n, vocab]
-    return F.cross_entropy(z, targets, reduction="none")
+def fan(u: Tensor, periodic: int, rest: Callable[[Tensor], Tensor]) -> Tensor:
+    """Fourier analysis: cosine and sine of the first `periodic` columns, which they share, then the rest."""
+    angle, plain = u.split((periodic, u.size(-1) - periodic), dim=-1)
+    return torch.cat([angle.cos(), angle.sin(), rest(plain)], dim=-1)
 
 
-def loss_and_grads(
-    params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targets: Tensor
-) -> tuple[float, Params]:
-    """Mean nats a token, and its gradient for each parameter. tokens, targets: [batch, seq]"""
+def decorrelation(a: Tensor, b: Tensor) -> Tensor:
+    """Barlow-Twins redundancy of two sets of features [..., tokens, features] over all tokens: the sum of the squared
+    correlations between every feature of `a` and every one of `b`, over the number of features. It has a gradient."""
+    a, b = (_standard(x.flatten(0, -2).to(torch.promote_types(x.dtype, torch.float32))) for x in (a, b))
+    correlation = a.mT @ b / a.size(0)
+    return correlation.square().sum() / correlation.size(-1)
+
+
+def _standard(x: Tensor) -> Tensor:
+    x = x - x.mean(0)
+    return x / (x.square().mean(0) + 1e-6).sqrt()
+
+
+# --- The head ----------------------------------------------------------------------------------------------
+
+
+def cap(z: Tensor, softcap: float) -> Tensor:
+    """Logits within (-softcap, softcap); as they are where softcap is 0."""
+    return softcap * torch.tanh(z / softcap) if softcap else z
+
+
+def logits(params: Params, config: GptConfig, rope: Rope, tokens: Tensor) -> Tensor:
+    """[batch, seq, vocab] in float32, from tokens [batch, seq]."""
+    return cap(F.linear(trunk(params, config, rope, tokens), params["embed"]).float(), config.softcap)
+
+
+def forward(params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Without targets: logits [batch, seq, vocab]. With targets [batch, seq]: nats of each, [batch, seq].
+
+    The seam for evaluation: no objective, no noise, nothing that is only for training."""
+    if targets is None:
+        return logits(params, config, rope, tokens)
     x = trunk(params, config, rope, tokens)
-    embed = params["embed"].detach().requires_grad_()
-    loss, embed_grad, x_grads = x.new_zeros(()), torch.zeros_like(embed), []
-    for part, y in _slices(x.detach(), targets):
-        part_loss = head(part.requires_grad_(), embed, y, config.softcap).sum() / targets.numel()
-        x_grad, e_grad = torch.autograd.grad(part_loss, (part, embed))
-        x_grads.append(x_grad)
-        embed_grad += e_grad
-        loss += part_loss.detach()
-    # materialize: depth 1 has no skip to use, and its gradient is a zero of no size
-    found = torch.autograd.grad(x, list(params.values()), torch.cat(x_grads), materialize_grads=True)
-    grads = dict(zip(params, found, strict=True))
-    grads["embed"] += embed_grad  # tied: it is read at both ends
-    return loss.item(), grads
+    parts = [nats(part, params["embed"], y, config.softcap) for part, y in slices(x.flatten(0, 1), targets.flatten())]
+    return torch.cat(parts).view(targets.shape)
 
 
-def _slices(x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens in slices whose logits a CPU's cache and allocator keep (whole, they were handed back to the system and
-    faulted in again at every step, a fifth of the time), and that are few launches on an accelerator."""
-    rows = 512 if x.device.type == "cpu" else 16_384
-    return zip(x.split(rows), targets.flatten().split(rows), strict=True)
+def nats(x: Tensor, embed: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    """Nats of every target [n], from x [n, width] and embed [vocab, width]."""
+    return F.cross_entropy(cap(F.linear(x, embed).float(), softcap), targets, reduction="none")
 
 
-# --- Optimiser ---------------------------------------------------------------------------------------------
-
-
-def orthogonalize(g: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices to g, [depth, rows, columns], by five Newton-Schulz steps with the
-    coefficients of Jordan's Muon, which bring singular values to about 0.7 to 1.2, not to one."""
-    wide = g.size(-2) <= g.size(-1)
-    x = g if wide else g.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
-        a = x @ x.mT
-        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)  # b a + c a a, in one call
-        x = torch.baddbmm(x, b, x, beta=3.4445)
-    return x if wide else x.mT
-
-
-class Optimizer:
-    """Muon, momentum whose step is orthogonalised, for the matrices; Adam (0.9, 0.95) for the rest; no decay."""
-
-    def __init__(self, params: Params, config: GptConfig) -> None:
-        self.momentum, self.steps = config.momentum, 0
-        self.lr = {name: config.matrix_lr if name in MATRICES else config.scalar_lr for name in params}
-        self.lr["embed"] = config.embed_lr
-        self.m = {name: torch.zeros_like(p) for name, p in params.items()}
-        self.v = {name: torch.zeros_like(p) for name, p in params.items() if name not in MATRICES}
-
-    def step(self, params: Params, grads: Params, scale: float) -> None:
-        """Changes params in place, at `scale` times the learning rates. Call it without autograd."""
-        self.steps += 1
-        unbias1, unbias2 = 1 - 0.9**self.steps, 1 - 0.95**self.steps
-        for name, p in params.items():
-            g, m, lr = grads[name], self.m[name], self.lr[name] * scale
-            if name in MATRICES:
-                m.mul_(self.momentum).add_(g)
-                update = orthogonalize(g + self.momentum * m)  # Nesterov
-                p.sub_(update, alpha=lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
-            else:
-                m.lerp_(g, 0.1)
-                v = self.v[name].lerp_(g.square(), 0.05)
-                p.addcdiv_(m, v.sqrt().mul_(unbias2**-0.5).add_(1e-8), value=-lr / unbias1)
-
-
-# --- Training ----------------------------------------------------------------------------------------------
-
-
-class Trainer:
-    """Trains arms on one corpus in this process; the corpus is read and the device chosen once.
-
-    `device` and `threads`, where given, overrule the config's: who runs the machine decides.
-    """
-
-    def __init__(self, corpus: Corpus, device: str = "auto", threads: int | None = None) -> None:
-        self.corpus, self.device, self.threads = corpus, device, threads
-        self._on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def _data(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """train [tokens], val [tokens], token_bytes [vocab]: int64 on the device"""
-        if device not in self._on:
-            arrays = self.corpus.train, self.corpus.val, self.corpus.token_bytes
-            train, val, sizes = (torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays)
-            self._on[device] = train, val, sizes
-        return self._on[device]
-
-    def train(
-        self, config: GptConfig, seed: int, *, on_log: OnLog | None = None, should_stop: ShouldStop | None = None
-    ) -> GptResult:
-        """Trains one seed of one arm to its end, to a loss that is not finite, or until told to stop.
-
-        `on_log(steps done, values)` gets train_loss after every step, and val_loss, val_bpb at validations.
-        `should_stop()` is asked before every step; a reason that is not empty ends the run with status stopped.
-        Raises ValueError when the config and the corpus, or the device, do not fit.
-        """
-        device = _device(self.device if self.device != "auto" else config.device)
-        self._check(config)
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or config.threads)
-        try:
-            return self._train(config, seed, device, on_log or (lambda *_: None), should_stop or (lambda: None))
-        finally:
-            torch.set_num_threads(before)
-
-    def _check(self, config: GptConfig) -> None:
-        known, train, val = self.corpus.vocab_size, len(self.corpus.train), len(self.corpus.val)
-        how = "larger" if config.vocab_size > known else "smaller"
-        _must(config.vocab_size == known, f"vocab_size is {how} than the tokenizer's {known}", config.vocab_size)
-        _must(config.val_tokens < val, f"val_tokens must be below the {val} tokens held out", config.val_tokens)
-        room = train - config.seq_len  # an epoch's offset may cost a window
-        _must(config.batch_tokens <= room, f"batch_tokens must be at most the corpus's {room}", config.batch_tokens)
-
-    def _train(
-        self, config: GptConfig, seed: int, device: torch.device, on_log: OnLog, should_stop: ShouldStop
-    ) -> GptResult:
-        began, cpu_began = time.perf_counter(), time.process_time()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        train = self._data(device)[0]
-        rope = rotary(config, device)
-        params = {name: p.to(device).requires_grad_() for name, p in init_params(config, seed).items()}
-        optimizer = Optimizer(params, config)
-        starts = batch_starts(len(train), config, seed)
-        window = torch.arange(config.seq_len + 1, device=device)
-
-        status: Literal["ok", "diverged", "stopped"] = "ok"
-        reason: str | None = None
-        train_loss, val_loss, val_bpb = math.nan, math.nan, math.nan
-        times: list[float] = []
-        for step in range(config.steps):
-            if reason := should_stop() or None:
-                status = "stopped"
-                break
-            tick = time.perf_counter()
-            batch = train[torch.from_numpy(next(starts)).to(device)[:, None] + window]  # [batch, seq + 1]
-            train_loss, grads = loss_and_grads(params, config, rope, batch[:, :-1], batch[:, 1:])
-            if not math.isfinite(train_loss):
-                status, reason = "diverged", f"train loss {train_loss} at step {step}"
-                break
-            with torch.no_grad():
-                optimizer.step(params, grads, lr_scale(config, step))
-            times.append(time.perf_counter() - tick)
-            on_log(step + 1, {"train_loss": train_loss})
-            done = step + 1 == config.steps
-            if done or (config.val_every and (step + 1) % config.val_every == 0):
-                val_loss, val_bpb = self.evaluate(params, config)
-                if not math.isfinite(val_loss):
-                    status, reason = "diverged", f"validation loss {val_loss} after step {step + 1}"
-                    break
-                on_log(step + 1, {"val_loss": val_loss, "val_bpb": val_bpb})
-        return GptResult(
-            status=status,
-            reason=reason,
-            val_bpb=val_bpb if status == "ok" else None,
-            val_loss=val_loss if status == "ok" else None,
-            train_loss=train_loss if math.isfinite(train_loss) else None,
-            steps=len(times),
-            tokens=len(times) * config.batch_tokens,
-            wall_s=time.perf_counter() - began,
-            cpu_s=time.process_time() - cpu_began,
-            tokens_per_s=len(times) * config.batch_tokens / sum(times) if times else 0.0,
-            step_ms=1000 * statistics.median(times) if times else 0.0,
-            parameters=sum(p.numel() for p in params.values()),
-            peak_memory_bytes=_peak_memory(device),
-            device=device.type,
-        )
-
-    def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
-        """(nats a token, bits a byte) of the first val_tokens of the held-out split, in windows without overlap.
-
-        bits a byte = total nats / ln 2 / total bytes; both totals are over the same tokens, those predicted.
-        """
-        device = params["embed"].device
-        _, val, sizes = self._data(device)
-        count = config.val_tokens // config.seq_len * config.seq_len
-        tokens, targets = val[:count].view(-1, config.seq_len), val[1 : count + 1].view(-1, config.seq_len)
-        rope, batch = rotary(config, device), config.batch_tokens // config.seq_len
-        total = 0.0
-        with torch.no_grad():
-            for x, y in zip(tokens.split(batch), targets.split(batch), strict=True):
-                for part, part_y in _slices(trunk(params, config, rope, x), y):
-                    total += head(part, params["embed"], part_y, config.softcap).sum().item()
-        return total / count, total / math.log(2) / sizes[targets].sum().item()
-
-
-def batch_starts(tokens: int, config: GptConfig, seed: int) -> Iterator[np.ndarray]:
-    """Where each batch's windows begin, [batch] a time: every epoch a new order and a new offset of windows
-    that do not overlap. It depends on the seed and the batch's shape and on nothing else of the config."""
-    rng, size = _rng(seed, "data"), config.batch_tokens // config.seq_len
-    while True:
-        offset = int(rng.integers(config.seq_len))
-        order = rng.permutation((tokens - 1 - offset) // config.seq_len) * config.seq_len + offset
-        for i in range(0, len(order) - size + 1, size):
-            yield order[i : i + size]
-
-
-def lr_scale(config: GptConfig, step: int) -> float:
-    """Factor on every learning rate: up over warmup_steps, then one, then down to zero over the warm-down."""
-    up = (step + 1) / (config.warmup_steps + 1)
-    down = (config.steps - step) / (config.warmdown * config.steps) if config.warmdown else 1.0
-    return min(1.0, up, down)
-
-
-def _device(name: str) -> torch.device:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [kind for kind in there if there[kind]]
-    _must(name in ("auto", *usable), f"device must be auto or one that is here ({', '.join(usable)})", name)
-    return torch.device(usable[0] if name == "auto" else name)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource  # POSIX only, and only needed here
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+def slices(x: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Tokens [n, …] in slices whose logits a CPU's cache and allocator keep (whole, they were handed back to the
+    system and faulted in again at every step, a fifth of the time), and that are few launches on an accelerator."""
+    rows = 512 if x.device.type == "cpu" else 65_536
+    return list(zip(x.split(rows), targets.split(rows), strict=True))

@@ -10,7 +10,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     delta = 0.01              # smallest effect that matters, in the metric's unit
     alpha = 0.05              # default
     seeds = "0-2"             # or [0, 1, 2]
-    timeout = 600             # seconds for one run
+    timeout = 600             # seconds for one run; default: 120 beyond a script's MAX_WALLCLOCK_SECONDS
 
     track = "confirm"         # default; what "explore" finds is a suggestion for a plan with fresh seeds
     tuning_seeds = "100-102"  # seeds that chose something; none of them may confirm it
@@ -32,6 +32,7 @@ line when it does not say what it must. It holds no result and touches nothing b
     [script]                  # any program
     command = ["python", "train.py"]
     env = { LR = "0.02" }
+    log = "logs/*.txt"        # read where its output does not tell the metric; default: none
 
     [[arm]]                   # the first arm is the control
     name = "relu2"
@@ -40,6 +41,10 @@ line when it does not say what it must. It holds no result and touches nothing b
     set = { activation = "gelu" }     # trainer settings; for a script: env = { … }, args = [ … ]
     predict = "better"                # or "worse"; default "different"
     effect = -0.02                    # the size that is foreseen, with its sign; only told, never a gate
+
+    [small]                   # the same question at another size, for --small (plan_small.py)
+    seeds = "0-1"
+    trainer = { steps = 20 }
 
 With kind = "screen" there are [[factor]]s in place of arms (runners/screens.py): many changes at once, in stacks that
 tell the average effect of each. A screen explores: what it finds is confirmed one change at a time.
@@ -62,8 +67,12 @@ import msgspec
 from ledger import canonical, events
 from ledger.errors import UsageError
 from runners import screens
+from runners.plan_small import smaller
 
-TRAINER_METRICS = ("val_bpb", "val_loss", "train_loss")  # of the built-in GPT; lower is better
+TRAINER_METRICS = (  # of the built-in GPT; of all of them lower is better
+    *("val_bpb", "val_loss", "val_bpb_subset", "val_loss_subset", "train_loss"),
+    *("val_bpb_pre_quant", "val_bpb_subset_pre_quant", "quant_gap", "quant_gap_subset", "artifact_bytes"),
+)
 MAX_SEEDS = 10_000
 MAX_PLAN_BYTES = 16 * 1024  # the text is kept in the event
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+=,:/^*-]{0,79}")
@@ -93,6 +102,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     command: tuple[str, ...]
     env: dict[str, str] = {}
     patterns: tuple[str, ...] = ()  # further regular expressions that read metrics from its text
+    log: str = ""  # files (logs/*.txt) that are read where the program's output does not tell the metric
     capture: tuple[str, ...] = ()  # further environment variables to record
     grace: float = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -150,15 +160,24 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return [(self.arm[(index + turn) % n], seed) for turn, seed in enumerate(self.seeds) for index in range(n)]
 
 
-def parse(text: str, where: str, seeds: str | None = None) -> Plan:
-    """A plan from TOML text; `seeds` overrides its seeds. Raises UsageError naming `where` and what is wrong."""
+def parse(text: str, where: str, seeds: str | None = None, small: bool = False) -> Plan:
+    """A plan from TOML text; `seeds` overrides its seeds, `small` asks for its [small] size.
+
+    Raises UsageError naming `where` and what is wrong, in either size.
+    """
     if len(text.encode()) > MAX_PLAN_BYTES:
         raise UsageError(f"{where}: a plan has at most {MAX_PLAN_BYTES} bytes; this one has {len(text.encode())}")
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, 5,000 nested lists
         raise UsageError(f"{where}: not TOML: {error}") from None
-    return build(raw, where, text, seeds)
+    if "small" in raw or small:
+        shrunk = build(
+            smaller(raw, where), f"{where}, [small]", f"# its small size\n{text}", seeds if small else None
+        )
+        if small:
+            return shrunk
+    return build({key: value for key, value in raw.items() if key != "small"}, where, text, seeds)
 
 
 def build(raw: Mapping[str, Any], where: str, text: str, seeds: str | None = None) -> Plan:
@@ -466,6 +485,7 @@ def from_options(
     timeout: float | None,
     name: str | None,
     patterns: Sequence[str],
+    log: str = "",
 ) -> Plan:
     """A plan from `ledger run --arm NAME=VALUE … -- CMD`: every arm sets environment variables.
 
@@ -488,6 +508,8 @@ def from_options(
         "arm": [control, *({"name": arm, "env": _variables(arm, where)} for arm in arms)],
         "script": {"command": list(command), "patterns": list(patterns)},
     }
+    if log:
+        raw["script"]["log"] = log
     if timeout is not None:
         raw["timeout"] = timeout
     return build(raw, where, canonical.encode(raw).decode())

@@ -53,7 +53,9 @@ class Exit(msgspec.Struct, frozen=True):
     reason: str  # one line, tokens taken out; "" when status is ok
     wall_s: float
     cpu_s: float  # user and system time of the command and of the children that it waited for
-    peak_memory_bytes: int | None  # of its largest single process; None when it was over before it could be seen
+    # Of its largest single process: exact where that was larger than we are, else the largest of ten looks a second;
+    # None when it was over before it could be seen.
+    peak_memory_bytes: int | None
     stdout_bytes: int  # as printed, also when the file holds less
     stderr_bytes: int
     stdout_left_out: int = 0  # bytes that the program printed and the file has not

@@ -7,6 +7,7 @@ shorten names; it must not cost the fact of the run.
 from __future__ import annotations
 
 import functools
+import math
 import time
 
 import msgspec
@@ -30,7 +31,10 @@ def judged(metric: str, outcome: Outcome) -> Outcome:
         return outcome
     if metric not in outcome.finals:
         told = ", ".join(sorted(outcome.finals)[:8]) or "nothing"
-        return msgspec.structs.replace(outcome, status="no_metric", reason=f"it told no {metric}; it told {told}")
+        more = f"; {outcome.reason}" if outcome.reason else ""
+        return msgspec.structs.replace(
+            outcome, status="no_metric", reason=f"it told no {metric}; it told {told}{more}"
+        )
     value = outcome.finals[metric][0]
     tagged = canonical.tag(value)
     if abs(value) > HUGE:
@@ -48,6 +52,8 @@ def outcome_event(run: str, metric: str, outcome: Outcome, began: str, ended: st
         if room >= 0:
             finals.append(events.FinalMetric(name, canonical.tag(number), step))
     value = outcome.finals.get(metric)
+    before = outcome.finals.get(f"{metric}_pre_quant")
+    size = outcome.finals.get("artifact_bytes", (math.nan, None))[0]
     return events.RunFinished(
         run=run,
         status=outcome.status,
@@ -56,14 +62,14 @@ def outcome_event(run: str, metric: str, outcome: Outcome, began: str, ended: st
         signal=outcome.signal,
         metric=metric,
         value=canonical.tag(value[0]) if value else None,
-        pre_value=None,
+        pre_value=canonical.tag(before[0]) if before else None,
         finals=tuple(finals),
         steps=outcome.steps,
         tokens=outcome.tokens,
         wall_s=outcome.wall_s,
         cpu_s=outcome.cpu_s,
         peak_memory_bytes=outcome.peak_memory_bytes,
-        artifact_bytes=None,
+        artifact_bytes=int(size) if 0 <= size < 2**63 and size == int(size) else None,
         cost=outcome.wall_s,
         extractor=outcome.extractor,
         started_at=began,

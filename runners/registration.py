@@ -52,6 +52,8 @@ def base_fingerprint(plan: Plan, runner: Runner, around: Surroundings) -> str:
         "env": plan.script.env if plan.script else None,
         "patterns": plan.script.patterns if plan.script else None,
     }
+    if plan.script is not None and plan.script.log:
+        shared["log"] = plan.script.log
     return sha256(canonical.encode(shared)).hexdigest()[:16]
 
 

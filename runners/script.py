@@ -7,20 +7,24 @@ itself: it finds LEDGER_RUN_ID and LEDGER_HOME in its environment, and `ledger.i
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from ledger.errors import UsageError
-from runners import capture
+from ledger.secrets import redact
+from runners import capture, logfile
 from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.plan import Plan, PlanArm
 from runners.process import CommandError, check_command, run_command
 from runners.readout import EXTRACTOR, Readout
 
 KEEP_BYTES = 16 << 20  # of each stream
+WALLCLOCK, BEYOND = "MAX_WALLCLOCK_SECONDS", 120.0
 
 
 class ScriptRunner:
@@ -32,6 +36,7 @@ class ScriptRunner:
     def __init__(self, plan: Plan, ledger_home: str) -> None:
         assert plan.script is not None
         self.script = plan.script
+        self.metric = plan.metric
         self.timeout = plan.timeout
         self.home = ledger_home
         self.folder = Path.cwd()
@@ -64,6 +69,9 @@ class ScriptRunner:
     def config(self, arm: PlanArm) -> dict[str, object]:
         return {}
 
+    def fork_of(self, arm: PlanArm, seed: int) -> str | None:
+        return None
+
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         # A reader for each stream: the running step of one must not become the other's.
         readers = {stream: Readout(self.script.patterns) for stream in ("stdout", "stderr")}
@@ -78,13 +86,15 @@ class ScriptRunner:
                 last_step = last_step if point.step is None else point.step
                 on_point(last_step, point.name, point.value)
 
+        variables = self._variables(cell)
+        before = logfile.look(self.script.log, self.folder) if self.script.log else {}
         with tempfile.TemporaryDirectory(prefix="ledger-run-") as folder:
             paths = {name: Path(folder) / name for name in readers}
             ended = run_command(
                 self.command(cell.arm),
-                env=self._variables(cell),
+                env=variables,
                 cwd=self.folder,
-                timeout=self.timeout,
+                timeout=self.timeout if self.timeout is not None else beyond_wallclock(variables),
                 grace=self.script.grace,
                 stdout_to=paths["stdout"],
                 stderr_to=paths["stderr"],
@@ -93,9 +103,16 @@ class ScriptRunner:
             )
             left_out = {"stdout": ended.stdout_left_out, "stderr": ended.stderr_left_out}
             kept = tuple(_keep(name, path, left_out[name]) for name, path in paths.items())
+        extractor, told = EXTRACTOR, ""
+        if self.script.log and self.metric not in finals:
+            found, told = self._logged(before)
+            if found is not None:
+                finals = {name: (point.value, point.step) for name, point in found.last.items()} | finals
+                kept = (*kept, Kept("log", "log", redact(found.data)[0], found.left_out, "text/plain; charset=utf-8"))
+                extractor = logfile.READER if self.metric in finals else EXTRACTOR
         return Outcome(
             status=ended.status,
-            reason="; ".join(filter(None, (ended.reason, ended.trouble))),
+            reason="; ".join(filter(None, (ended.reason, ended.trouble, told))),
             exit_code=ended.code,
             signal=ended.signal,
             finals=finals,
@@ -103,9 +120,22 @@ class ScriptRunner:
             wall_s=ended.wall_s,
             cpu_s=ended.cpu_s,
             peak_memory_bytes=ended.peak_memory_bytes,
-            extractor=EXTRACTOR,
+            extractor=extractor,
             kept=kept,
         )
+
+    def _logged(self, before: logfile.Seen) -> tuple[logfile.LogFile | None, str]:
+        """The log file that this run wrote, and a line on what it told."""
+        name = logfile.written(self.script.log, self.folder, before)
+        if name is None:
+            return None, f"no file {self.script.log} was written"
+        try:
+            found = logfile.read(name, self.folder, self.script.patterns)
+        except OSError as error:
+            return None, f"its log file {name} cannot be read: {error.strerror}"
+        if self.metric in found.last:
+            return found, f"{self.metric} was read from its log file {name}"
+        return found, f"nor does its log file {name} tell {self.metric}"
 
     def _variables(self, cell: Cell) -> dict[str, str]:
         return {
@@ -115,6 +145,15 @@ class ScriptRunner:
             "LEDGER_HOME": self.home,
             "LEDGER_RUN_ID": cell.run,
         }
+
+
+def beyond_wallclock(variables: Mapping[str, str]) -> float | None:
+    """Seconds that a program may take by its own wall-clock limit and two minutes; None where it has none."""
+    try:
+        limit = float(variables.get(WALLCLOCK, ""))
+    except ValueError:
+        return None
+    return limit + BEYOND if 0 < limit < math.inf else None
 
 
 def _text(value: str) -> str:

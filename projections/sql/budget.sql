@@ -49,8 +49,8 @@ SELECT
     coalesce(spent.runs, 0) AS runs,
     coalesce(spent.ok, 0) AS ok,
     spent.wall_s,
-    sum(coalesce(spent.runs, 0)) OVER (PARTITION BY ranked.cycle ORDER BY ranked.position)::BIGINT AS runs_total,
-    sum(spent.wall_s) OVER (PARTITION BY ranked.cycle ORDER BY ranked.position) AS wall_total,
+    coalesce(list_sum(list(spent.runs ORDER BY ranked.position) OVER so_far), 0)::BIGINT AS runs_total,
+    list_sum(list(spent.wall_s ORDER BY ranked.position) OVER so_far) AS wall_total,
     array_to_string([rule.rule || ' ' || rule.at || ' of ' || rule.limit FOR rule IN ranked.rules], ', ')
         AS stop_rule_state,
     ranked.stopped,
@@ -62,4 +62,5 @@ SELECT
 FROM facts.cycle_ranked AS ranked
 INNER JOIN plans ON plans.cycle = ranked.cycle
 LEFT JOIN spent ON spent.name = ranked.experiment AND spent.base = plans.base
+WINDOW so_far AS (PARTITION BY ranked.cycle ORDER BY ranked.position)
 ORDER BY ranked.cycle, ranked.position

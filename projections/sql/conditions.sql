@@ -60,7 +60,7 @@ tried AS (
         base,
         noise_class,
         condition,
-        arg_max(arm, finished_position) AS arm,
+        list(arm ORDER BY finished_position DESC)[1] AS arm,
         count(*) AS attempts,
         count(*) FILTER (ok) AS ok,
         max(seed) AS last_seed,

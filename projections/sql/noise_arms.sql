@@ -40,7 +40,7 @@ counted AS (
 ),
 
 sizes AS (
-    SELECT noise_class, count(*) AS many, list_sort(list(finished_position)) AS positions
+    SELECT noise_class, count(*) AS many, list(finished_position ORDER BY finished_position) AS positions
     FROM counted
     GROUP BY noise_class
 ),

@@ -69,6 +69,16 @@ def half_width(se: Numbers, tau: Numbers, alpha: float, df: Numbers = math.inf) 
     return found
 
 
+def t_bound(se: float, tau: float, alpha: float, df: float) -> float:
+    """half_width in standard errors for one effect, se above 0: what |t| has to reach for E >= 1 / alpha."""
+    r = (tau / se) ** 2
+    if math.isinf(df):
+        return math.sqrt(2.0 * (1.0 + r) / r * (0.5 * math.log1p(r) - math.log(alpha)))
+    log_c = 2.0 / (df + 1.0) * (0.5 * math.log1p(r) - math.log(alpha))
+    room = -math.expm1(min(log_c - math.log1p(r), 0.0))
+    return math.sqrt(df * math.expm1(min(log_c, 700.0)) / room) if room > 0 and df > 0 else math.inf
+
+
 def scale_free_e(differences: Sequence[float], g: float = 1.0) -> float:
     """E of paired differences without any prior variance: effect sd is sqrt(g) of the noise sd.
 

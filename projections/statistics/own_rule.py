@@ -28,7 +28,7 @@ from projections.statistics.inputs import Inputs
 from projections.statistics.judgement import Finding, Judgement, VerdictName, rounded
 from projections.statistics.numeric import Array
 from projections.statistics.policies import Policy, digest
-from projections.statistics.power import planning_df, seeds_needed, smallest_effect
+from projections.statistics.power import planning_df, power, seeds_needed, smallest_effect
 from projections.statistics.sentence import sentence
 from projections.statistics.shrinkage import Shrunk, shrink_families
 from projections.statistics.study import Arm, Study, look_information, study
@@ -291,11 +291,11 @@ def _more_seeds(policy: Policy, s: Study, arm: Arm, alpha: float) -> int | None:
         if not df > 0:
             return False
         if level is None:
-            bound = (
-                float(anytime.half_width(floats([se]), floats([s.inputs.tau or s.inputs.delta]), alpha, df)[0]) / se
-            )
+            bound = anytime.t_bound(se, s.inputs.tau or s.inputs.delta, alpha, df)
+            if s.inputs.delta <= se * bound and policy.power > 0.6:
+                return False  # an effect no larger than what has to be observed is seen half of the time
             level = float(t_two_sided(bound, df)) if math.isfinite(bound) else 0.0
-        return 0 < level < 1 and s.inputs.delta >= se * smallest_effect(df, level, policy.power)
+        return 0 < level < 1 and power(s.inputs.delta / se, df, level) >= policy.power
 
     if s.mode == "looks" and arm.look is not None:
         have = s.inputs.looks[arm.look - 1]

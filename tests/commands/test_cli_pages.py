@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_names_that_look_like_paths_stay_in_the_folder(home):
     done = home.call("--json", "plot")
     made = {path for path in home.folder.rglob("*") if "warehouse" not in path.parts} - before
     folder = home.folder / "out"
-    assert len(done.json["files"]) == 2
+    assert len(done.json["files"]) == 4
     assert all(folder in path.parents or path == folder for path in made)
     assert len([path for path in made if path.suffix == ".png"]) == 2
 
@@ -154,7 +155,7 @@ def test_names_that_look_like_paths_stay_in_the_folder(home):
 
 
 def test_plot_writes_one_png_an_arm(study):
-    done = study.call("plot", "-o", "pictures")
+    done = study.call("plot", "-o", "pictures", "--format", "png")
     assert done.out.split() == [f"pictures/EFFECT={value}.png" for value in ("-0.02", "0.00001", "0.02")]
     for name in done.out.split():
         data = (study.folder / name).read_bytes()
@@ -162,6 +163,25 @@ def test_plot_writes_one_png_an_arm(study):
         width, height = struct.unpack(">II", data[16:24])
         assert width > 800
         assert height > 400
+
+
+def test_plot_writes_each_picture_as_svg_too_and_the_same_bytes_again(study):
+    files = study.call("--json", "plot", "-o", "pictures").json["files"]
+    assert [name.rsplit(".", 1)[1] for name in files] == ["png", "svg"] * 3
+    first = [(study.folder / name).read_bytes() for name in files]
+    for data in first[1::2]:
+        assert ElementTree.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"
+    study.call("plot", "-o", "pictures")
+    assert [(study.folder / name).read_bytes() for name in files] == first
+
+
+def test_a_plot_has_a_second_panel_of_paired_differences_where_seeds_are_shared(study):
+    from matplotlib import image
+
+    shared = study.call("--json", "plot", "-o", "pictures", "--format", "png").json["files"][0]
+    tall = image.imread(study.folder / shared).shape[0]
+    alone = study.call("--json", "plot", "-o", "final", "--format", "png", "--metric", "val_bpb").json["files"][0]
+    assert tall > image.imread(study.folder / alone).shape[0]  # one point a seed is no line to take apart
 
 
 def test_two_arms_whose_names_give_one_file_name_get_two_pictures(home):
@@ -188,7 +208,7 @@ env = {{ A = "2" }}
     )
     home.call("run", "plan.toml")
     files = home.call("--json", "plot").json["files"]
-    assert len(set(files)) == 2
+    assert len(set(files)) == 4
 
 
 # ── show, status, log, doctor ──

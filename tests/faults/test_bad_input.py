@@ -1,13 +1,15 @@
 """Bad input: the rows of the design's table of faults that need no object store, and the tests of each.
 
- 1  kill -9 at any moment: faults/test_kill.py::test_twelve_kills_lose_nothing,
+ 1  kill -9 at any moment: faults/test_kill.py::test_a_kill_between_any_two_calls_of_an_append_loses_nothing,
+    faults/test_kill.py::test_twelve_kills_lose_nothing,
     ledger/test_append_read.py::test_ctrl_c_at_any_moment_of_an_append_leaves_a_log_that_verifies
  4  a folder's sync left out: faults/test_power_cut.py::test_without_one_of_the_syncs_the_harness_finds_a_loss
  5  a file's sync left out: faults/test_power_cut.py::test_without_one_of_the_syncs_the_harness_finds_a_loss
  6  fsync fails once: faults/test_refusing_disk.py::test_a_file_whose_sync_failed_is_never_synced_again
  7  no space, no quota: faults/test_refusing_disk.py::test_a_refusal_before_the_link_appends_nothing_and_can_be_repeated,
     faults/test_refusing_disk.py::test_a_disk_that_is_really_full_loses_nothing_and_goes_on_when_there_is_room,
-    faults/test_compaction.py::test_a_disk_that_refuses_leaves_everything_as_it_was
+    faults/test_compaction.py::test_a_disk_that_refuses_leaves_everything_as_it_was,
+    faults/test_refusing_disk.py::test_refused_tiles_leave_the_log_as_it_is_and_are_made_later
  8  no descriptors, no memory, SIGINT, a fork: here, ledger/test_append_read.py::test_a_forked_child_goes_on_under_a_writer_of_its_own
  9  a damaged last segment: here, ledger/test_repair.py::test_an_unreadable_last_commit_is_put_aside_and_told_of
 10  damage in the middle, under a checkpoint: here,
@@ -33,6 +35,8 @@
     projections/test_engine.py::test_building_onwards_from_any_cut_gives_the_digests_of_building_anew
 26  fields, versions, keys, numbers: here, ledger/test_event_types.py::test_reading_applies_the_upcasters
 27  points: faults/test_spool_kill.py::test_kills_at_random_moments_lose_and_double_no_point,
+    ledger/test_spool.py::test_after_a_power_cut_a_page_that_is_missing_becomes_no_values,
+    ledger/test_spool.py::test_a_reused_process_id_does_not_make_a_dead_writer_look_alive,
     ledger/test_repair.py::test_points_that_no_event_names_are_deleted_when_nobody_can_adopt_them
 28  read-only, permissions, odd paths, links: here,
     faults/test_refusing_disk.py::test_a_read_only_ledger_can_be_read_and_verified_but_not_written

@@ -1,13 +1,17 @@
 """kill -9 at any moment, and many writers: every acknowledged event is there exactly once, none is half."""
 
+import itertools
+import os
 import random
 import select
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
+from ledger import disk, layout
 from ledger.chain import Log
 from ledger.verify import verify
 
@@ -114,6 +118,69 @@ def test_twelve_kills_lose_nothing(fresh):
     opened = Log(fresh.root)
     assert opened.writer.id
     assert opened.head().position == Log(fresh.root).head().position
+
+
+class Deadly:
+    """Stands in for the module `os` in ledger/disk.py: the process is killed between two of its calls."""
+
+    def __init__(self, calls):
+        self.left = calls
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        return real if name.isupper() or name in ("path", "strerror") else self._deadly(real)
+
+    def _deadly(self, real):
+        def call(*arguments, **options):
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.left -= 1
+            return real(*arguments, **options)
+
+        return call
+
+
+def killed_after(calls, root, remark):
+    """(where acknowledged commits lie, with their ids; whether it came to its end) of a forked child."""
+    told, tell = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            writer = Log(root).writer
+            disk.os = Deadly(calls)
+            disk._flush = disk.os.fsync
+            for size in (1, 3, 2):  # the names cross into new shards
+                done = writer.append([remark(f"child 0 {size} of {part}") for part in range(size)])
+                os.write(tell, f"{done.position} {' '.join(done.event_ids)}\n".encode())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    with open(told) as lines:
+        acknowledged = [(int(line.split()[0]), line.split()[1:]) for line in lines]
+    status = os.waitpid(child, 0)[1]
+    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
+    return acknowledged, status == 0
+
+
+def test_a_kill_between_any_two_calls_of_an_append_loses_nothing(tmp_path, remark, monkeypatch):
+    monkeypatch.setattr(layout, "SHARD_BITS", 1)
+    for calls in itertools.count():
+        root = Log.create(tmp_path / str(calls)).root
+        acknowledged, ended = killed_after(calls, root, remark)
+        found = list(Log(root).events())
+        sizes = [event.data.reason.split()[2] for event in found]
+        assert sizes == ["1", "3", "3", "3", "2", "2"][: len(found)]
+        assert len(found) in (0, 1, 4, 6), "half a commit"
+        assert [event.event_id for event in found][: sum(len(ids) for _, ids in acknowledged)] == [
+            one for _, ids in acknowledged for one in ids
+        ]
+        log = Log(root)
+        assert log.writer.append([remark("afterwards")]).position == len(found)
+        assert verify(root).problems == ()
+        if ended:
+            break
+    assert calls > 25
+    assert len(found) == 6
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger import checkpoints, tiles
 from ledger.chain import Log
 from ledger.errors import NotAppended, Unknown, Unsupported
 from ledger.verify import verify
@@ -115,6 +116,26 @@ def test_a_ledger_that_cannot_be_made_can_be_made_later(tmp_path, on_disk, refus
     with on_disk(refusing_disk(name, errno.ENOSPC)), pytest.raises(LedgerError):
         Log.create(tmp_path / "ledger")
     assert Log.create(tmp_path / "ledger").head().position == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_refused_tiles_leave_the_log_as_it_is_and_are_made_later(log, remark, on_disk, refusing_disk, number):
+    made = checkpoints.sign(log)
+    with on_disk(refusing_disk("write", number)), pytest.raises(NotAppended, match="free some"):
+        tiles.write(log, made)
+    assert litter(log) == []
+    assert verify(log.root).problems == ()
+    ((_, said),) = tiles.problems(log)  # half of what is derived is there: a line that says what to do
+    assert "checkpoint: No such file or directory; delete tlog/ and make it again" in said
+    tiles.write(log, made)
+    assert tiles.problems(log) == []
+    log.writer.append([remark("goes on")])
+    later = checkpoints.sign(log)
+    with on_disk(refusing_disk("write", number)), pytest.raises(NotAppended, match="free some"):
+        tiles.write(log, later)
+    assert tiles.problems(log) == []  # those of the head before
+    tiles.write(log, later)
+    assert verify(log.root, level="derived").problems == ()
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import layout, segment
+from ledger import canonical, event_text, ids, layout, segment
 from ledger.chain import Log
 from ledger.errors import Conflict, Corrupt, NotALedger, SecretRefused, Unsupported, UsageError
+from ledger.inspection import DIFFER, OTHER_BODIES
 from ledger.merkle import Frontier, leaf_hash
 from ledger.verify import verify
-from ledger.writer import Expect, uuid7
+from ledger.writer import Draft, Expect, uuid7
 
 GITHUB = "ghp_" + "a1B2" * 9
 
@@ -396,6 +397,61 @@ def test_a_log_may_cross_into_many_shards(tmp_path, remark, monkeypatch):
     assert len(os.listdir(os.path.join(log.root, "log"))) > 4
     assert verify(log.root).problems == ()
     assert Log(log.root).head() == log.head()
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 300])
+def test_a_commit_of_any_size_is_written_as_its_events_would_be_one_by_one(fresh, examples, count):
+    cause, correlation = str(uuid7(1)), str(uuid7(2))
+    drafts = [
+        Draft(
+            f"event/{index % 3}",
+            examples[index % len(examples)],
+            None,
+            cause if index % 4 == 1 else None,
+            correlation if index % 5 == 1 else None,
+        )
+        for index in range(count)
+    ]
+    done = fresh.writer.append(drafts)
+    found = list(fresh.events())
+    assert [event.event_id for event in found] == list(done.event_ids) == sorted(done.event_ids)
+    for number, (draft, event) in enumerate(zip(drafts, found, strict=True)):
+        assert event.body == canonical.text(canonical.decode(event.body))
+        said = canonical.decode(event.body)
+        assert said["data"] == event_text.check(draft.data)
+        assert (said["event_id"], said["type"], said["writer_seq"]) == (event.event_id, draft.data.TYPE, number)
+        assert said["stream"] == event.stream == draft.stream
+        assert said["causation_id"] == event.causation_id == draft.causation_id
+        assert said["correlation_id"] == event.correlation_id == draft.correlation_id
+    assert not [problem for problem in verify(fresh.root).problems if problem.what in (DIFFER, OTHER_BODIES)]
+
+
+def test_a_token_in_one_of_many_events_is_refused_and_none_of_them_enters(fresh, remark):
+    drafts = [remark(f"reason {number}") for number in range(200)]
+    drafts[137] = remark("the token is hf_" + "x" * 34)
+    with pytest.raises(SecretRefused, match="Hugging Face"):
+        fresh.writer.append(drafts)
+    assert fresh.head().position == 0
+    fresh.writer.append(drafts[:137])
+    assert fresh.head().position == 137
+
+
+def test_one_event_that_is_too_large_is_refused_with_all_of_its_commit(fresh, remark):
+    with pytest.raises(UsageError, match=r"event\.retracted is 4\d{4,} bytes"):
+        fresh.writer.append([remark("x"), remark("y" * segment.MAX_BODY), remark("z")])
+    assert fresh.head().position == 0
+
+
+@given(st.integers(0, 2**52), st.integers(1, 200))
+@settings(max_examples=50, deadline=None)
+def test_many_ids_made_at_once_are_as_those_made_one_by_one(moment, count):
+    for made in (ids.new(moment, count), ids.new_many(moment, count)):
+        assert ids.texts_many(made) == [ids.text(one) for one in made] == [str(uuid.UUID(bytes=one)) for one in made]
+        assert {uuid.UUID(bytes=one).version for one in made} == {7}
+        assert {uuid.UUID(bytes=one).variant for one in made} == {uuid.RFC_4122}
+        assert made == sorted(made)
+        assert len({one[8:] for one in made}) == count
+    assert [one[:8] for one in ids.new(moment, count)] == [one[:8] for one in ids.new_many(moment, count)]
 
 
 def test_ids_are_uuids_of_version_7_that_tell_their_time():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import canonical, events
+from ledger import canonical, event_text, events
 from ledger.errors import Unsupported, UsageError
 from ledger.writer import Draft
 
@@ -15,18 +15,18 @@ from ledger.writer import Draft
 @pytest.mark.parametrize("kind", sorted(events.TYPES))
 def test_an_event_of_every_type_comes_back_as_it_was(kind, examples):
     (data,) = (one for one in examples if kind == one.TYPE)
-    events.check(data)
+    event_text.check(data)
     assert events.parse(kind, data.VERSION, canonical.decode(canonical.encode(data))) == data
 
 
 @pytest.mark.parametrize("kind", sorted(events.TYPES))
 def test_the_text_of_an_event_is_canonical(kind, examples, fresh):
     (data,) = (one for one in examples if kind == one.TYPE)
-    assert events.text(data) == canonical.text(events.check(data))
+    assert event_text.text(data) == canonical.text(event_text.check(data))
     fresh.writer.append([Draft("event/x", data, None, "01999999-0000-7000-8000-000000000000", None)])
     (event,) = fresh.events()
     assert event.body == canonical.text(canonical.decode(event.body))
-    assert canonical.decode(event.body)["data"] == events.check(data)
+    assert canonical.decode(event.body)["data"] == event_text.check(data)
 
 
 @given(
@@ -45,7 +45,36 @@ def test_the_quick_text_is_the_canonical_text_or_refuses_as_it_does(number, name
         except UsageError as error:
             return str(error)
 
-    assert said(events.text) == said(lambda one: canonical.text(events.check(one)))
+    assert said(event_text.text) == said(lambda one: canonical.text(event_text.check(one)))
+
+
+NUMBERS = st.floats() | st.integers(-(2**64), 2**64) | st.sampled_from([2**63 - 1, 2**63, "NaN", True, None])
+
+
+@given(st.lists(st.tuples(NUMBERS, st.text(max_size=5)), min_size=1, max_size=6), st.integers(1, 60))
+def test_the_texts_of_many_events_are_those_of_each_or_refused_as_it_is(examples, told, copies):
+    many = [
+        events.ProbeMeasured(
+            run="r",
+            probe=name,
+            subject="a\nb",
+            method="svd/1",
+            params=(),
+            values=(events.Probed("x", number, ""),),
+            artifact=None,
+        )
+        if index % 5
+        else examples[index % len(examples)]
+        for index, (number, name) in enumerate(told * copies)
+    ]
+
+    def said(work):
+        try:
+            return work(many)
+        except UsageError as error:
+            return str(error)
+
+    assert said(event_text.texts) == said(lambda all: [event_text.text(one) for one in all])
 
 
 @pytest.mark.parametrize("kind", sorted(events.TYPES))
@@ -104,18 +133,18 @@ def test_malformed_data_is_a_usage_error(data):
 def test_a_field_that_does_not_hold_its_type_is_refused(field, value, examples):
     finished = next(one for one in examples if one.TYPE == "run.finished")
     with pytest.raises(UsageError, match=r"run\.finished"):
-        events.check(msgspec.structs.replace(finished, **{field: value}))
+        event_text.check(msgspec.structs.replace(finished, **{field: value}))
 
 
 def test_something_that_is_no_event_is_refused():
     with pytest.raises(UsageError, match="not an event"):
-        events.check(events.Head(1, "x"))
+        event_text.check(events.Head(1, "x"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_json_lacks_may_stand_where_the_type_has_tags(value, examples):
     finished = next(one for one in examples if one.TYPE == "run.finished")
-    plain = events.check(msgspec.structs.replace(finished, value=value))
+    plain = event_text.check(msgspec.structs.replace(finished, value=value))
     assert plain["value"] == canonical.tag(value)
 
 
@@ -123,13 +152,13 @@ def test_a_number_that_json_lacks_may_stand_where_the_type_has_tags(value, examp
 def test_a_number_that_json_lacks_is_refused_where_it_could_not_be_read_again(value, examples):
     finished = next(one for one in examples if one.TYPE == "run.finished")
     with pytest.raises(UsageError, match="wall_s"):
-        events.check(msgspec.structs.replace(finished, wall_s=value))
+        event_text.check(msgspec.structs.replace(finished, wall_s=value))
 
 
 def test_a_struct_holding_an_object_is_a_usage_error(examples):
     probe = next(one for one in examples if one.TYPE == "probe.measured")
     with pytest.raises(UsageError):
-        events.check(msgspec.structs.replace(probe, subject=object()))
+        event_text.check(msgspec.structs.replace(probe, subject=object()))
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 9) | st.text("ab")))

@@ -270,15 +270,15 @@ print(packed, removed)
 """
 
 
-def together(root, seconds, writers=8, readers=2, compactors=2):
-    """Run them all at once; what the writers were told, and what the compactors did."""
+def together(root, seconds, first=0, writers=8, readers=2, compactors=2):
+    """Run them all at once, named from `first` on; what the writers were told, and what the compactors did."""
     kinds = [WRITER] * writers + [READER] * readers + [COMPACTOR] * compactors
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", text, root, str(number), str(seconds)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for number, text in enumerate(kinds)
+        for number, text in enumerate(kinds, first)
     ]  # fmt: skip
     for process in processes:
         assert process.stdout.readline() == "ready\n", process.communicate()[1]
@@ -323,12 +323,17 @@ def check_history(log, told):
 
 def soak(fresh, seconds):
     checkpoints.sign(fresh)
-    told, compactors = together(fresh.root, seconds)
+    told, compactors = [], []
+    for first in range(0, 600, 100):  # where others have the processors, once is too short to pack much
+        more, done = together(fresh.root, seconds, first)
+        told, compactors = told + more, compactors + done
+        if sum(packed for packed, _ in compactors) > 1 and sum(removed for _, removed in compactors) > 10:
+            break
+    else:
+        pytest.fail(f"next to nothing was packed and removed: {compactors}")
     check_history(Log(fresh.root), told)
     report = verify(fresh.root)
     assert report.problems == ()
-    assert sum(packed for packed, _ in compactors) > 1
-    assert sum(removed for _, removed in compactors) > 10
     print(f"{len(told)} appends, {report.size} events; packed, removed: {compactors}")
 
 

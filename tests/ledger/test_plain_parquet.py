@@ -29,19 +29,19 @@ def texts(draw):
 
 BODIES = st.binary(max_size=60) | st.builds(lambda one, n: bytes([one]) * n, st.integers(0, 255), LENGTHS)
 # Every mix of nulls: long runs of one kind and of the other (parquet-cpp packs 8 and more), or a coin's.
-THERE = st.lists(st.tuples(st.booleans(), st.integers(1, 20)), min_size=1, max_size=49).map(
-    lambda runs: [bit for bit, length in runs for _ in range(length)][:49]
+THERE = st.lists(st.tuples(st.booleans(), st.integers(1, 20)), min_size=1, max_size=64).map(
+    lambda runs: [bit for bit, length in runs for _ in range(length)][:64]
 )
 
 
 @st.composite
 def commits(draw, moments=INT64):
-    """1 to 49 rows, built of a few different ones."""
-    n = draw(st.integers(1, 49))
+    """1 to 64 rows, built of a few different ones."""
+    n = draw(st.integers(1, 64))
     small = st.integers(-(2**15), 2**15 - 1)
     one = st.tuples(ID, texts(), small, texts(), ID, INT64, moments, ID, ID, texts(), BODIES)
     some = draw(st.lists(one, min_size=1, max_size=4))
-    masks = [(draw(THERE) * 49)[:n] for _ in range(3)]
+    masks = [(draw(THERE) * 64)[:n] for _ in range(3)]
     rows = []
     for index in range(n):
         row = Row(*some[index % len(some)])
@@ -103,7 +103,7 @@ def test_the_bytes_are_those_that_pyarrow_writes(rows):
     same(rows)
 
 
-@pytest.mark.parametrize("n", range(1, 50))
+@pytest.mark.parametrize("n", range(1, 65))
 def test_every_count_and_every_place_of_a_single_null_gives_the_same_bytes(n):
     for at in range(n):
         rows = sample(n)
@@ -112,7 +112,7 @@ def test_every_count_and_every_place_of_a_single_null_gives_the_same_bytes(n):
 
 
 def test_the_largest_commit_is_one_page_a_column_too():
-    same([row._replace(body=b"\xff" * segment.MAX_BODY) for row in sample(49)])
+    same([row._replace(body=b"\xff" * segment.MAX_BODY) for row in sample(64)])
 
 
 @given(commits(moments=st.integers(0, 2**51)))
@@ -180,10 +180,10 @@ def test_a_commit_of_no_rows_is_refused():
         plain_parquet.encode([], KEYS)
 
 
-def test_segments_below_fifty_rows_are_written_so_and_others_by_pyarrow():
-    for n in (1, 49, 50):
+def test_segments_up_to_sixty_four_rows_are_written_so_and_others_by_pyarrow():
+    for n in (1, 64, 65):
         data, _ = segment.encode(sample(n), "ab" * 16, 7, "cd" * 32)
-        assert (pq.read_metadata(io.BytesIO(data)).created_by == plain_parquet.CREATED_BY.decode()) == (n < 50)
+        assert (pq.read_metadata(io.BytesIO(data)).created_by == plain_parquet.CREATED_BY.decode()) == (n < 65)
         assert segment.decode(data, "x", "ab" * 16)[1].num_rows == n
 
 
@@ -195,9 +195,9 @@ def test_appends_of_few_events_do_not_load_pyarrow(script, tmp_path):
         "from ledger.writer import Draft\n"
         "one = Draft('event/remarks', events.EventRetracted(target='0' * 36, reason='a reason'))\n"
         "for log in (Log.create('ledger'), Log('ledger')):\n"
-        "    for count in (1, 49):\n"
+        "    for count in (1, 64):\n"
         "        log.writer.append([one] * count)\n"
         "print(log.size, 'pyarrow' in sys.modules)\n",
         cwd=tmp_path,
     )
-    assert done.stdout == "100 False\n", done.stderr
+    assert done.stdout == "130 False\n", done.stderr

@@ -1,7 +1,7 @@
 """Tokens are known by their shape, and never shown."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import secrets
@@ -45,3 +45,24 @@ def test_what_only_resembles_a_token_passes(text):
 @given(st.text() | st.binary())
 def test_any_text_can_be_searched(text):
     secrets.find(text)
+
+
+@given(st.data(), st.binary(max_size=20), st.binary(max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_what_is_found_in_one_text_is_found_in_many_at_once(data, before, after):
+    shape = data.draw(st.sampled_from(secrets._SHAPES))
+    text = before + data.draw(st.from_regex(shape.pattern, fullmatch=True)) + after
+    if secrets.find(text):
+        assert secrets.suspected(b"\n".join([b"{}", text, b"{}"]))
+
+
+@given(st.lists(st.text() | st.sampled_from([*TOKENS.values(), "://", "sk-", "AKIA", "@", ":"]), max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_many_texts_that_pass_together_pass_one_by_one(texts):
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    assert secrets.suspected(b"\n".join(raw)) or not any(map(secrets.find, raw))
+
+
+def test_plain_events_are_cleared_at_once():
+    texts = ["https://example.org/a?b=c", "hf_model", "sk-learn", "risk-averse", "a:b@c", "npm_config", "0" * 64]
+    assert not secrets.suspected("\n".join(texts).encode())

@@ -17,6 +17,7 @@ pytest.importorskip("sentencepiece", reason="the built-in trainer needs sentence
 
 PLAN = """
 name = "small"
+metric = "val_bpb_subset"
 delta = 0.01
 seeds = "0-1"
 

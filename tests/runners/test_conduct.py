@@ -70,6 +70,9 @@ class Acting:
     def config(self, arm):
         return {"lr": 1}
 
+    def fork_of(self, arm, seed):
+        return None
+
     def run(self, cell, on_point, should_stop):
         self.ran.append((cell.arm.name, cell.seed))
         return self.act(cell, on_point)

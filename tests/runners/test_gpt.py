@@ -12,8 +12,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the trainer needs the extra experiment-ledger[torch]")
 sentencepiece = pytest.importorskip("sentencepiece", reason="the trainer needs the extra experiment-ledger[torch]")
 
-from runners import corpus, gpt  # noqa: E402
-from runners.gpt import GptConfig, Trainer  # noqa: E402
+from runners import corpus, gpt, gpt_loss, gpt_optim  # noqa: E402
+from runners.gpt_config import GptConfig  # noqa: E402
+from runners.gpt_schedule import lr_scale  # noqa: E402
+from runners.gpt_train import Trainer  # noqa: E402
 
 SMALL = GptConfig(width=32, seq_len=32, batch_tokens=256, steps=8, val_tokens=1000, device="cpu", threads=1)
 
@@ -58,32 +60,21 @@ def test_the_same_config_and_seed_give_the_same_bits_with_other_arms_in_between(
 
 def test_another_seed_gives_another_start_another_order_and_another_result(trainer):
     assert not torch.equal(gpt.init_params(SMALL, 0)["embed"], gpt.init_params(SMALL, 1)["embed"])
-    orders = [next(gpt.batch_starts(50_000, SMALL, seed)).tolist() for seed in (0, 1)]
+    orders = [next(trainer.source.batches(SMALL, seed)).tolist() for seed in (0, 1)]
     assert orders[0] != orders[1]
     assert curve(trainer, SMALL, 0)[1] != curve(trainer, SMALL, 1)[1]
 
 
-def test_two_arms_of_one_seed_share_the_data_order_and_every_start_whose_shape_agrees():
+def test_two_arms_of_one_seed_share_the_data_order_and_every_start_whose_shape_agrees(trainer):
     deep = but(depth=3, mlp_mult=3, activation="silu")
-    for a, b, _ in zip(gpt.batch_starts(9_000, SMALL, 5), gpt.batch_starts(9_000, deep, 5), range(100), strict=False):
+    orders = (trainer.source.batches(config, 5) for config in (SMALL, deep))
+    for a, b, _ in zip(*orders, range(100), strict=False):
         assert np.array_equal(a, b)
     ours, theirs = gpt.init_params(SMALL, 5), gpt.init_params(deep, 5)
     assert torch.equal(ours["embed"], theirs["embed"])
     for name in ("q", "k", "v"):
         assert torch.equal(ours[name], theirs[name][:2])
     assert not torch.equal(theirs["q"][0], theirs["q"][1])
-
-
-def test_an_epoch_visits_every_window_at_most_once_and_stays_inside():
-    tokens, batches = 5_000, (5_000 - 1) // 32 // 8
-    seen = [
-        start
-        for _, starts in zip(range(batches), gpt.batch_starts(tokens, SMALL, 0), strict=False)
-        for start in starts
-    ]
-    assert len(set(seen)) == len(seen)
-    assert {start % 32 for start in seen} == {seen[0] % 32}
-    assert max(seen) + 32 < tokens
 
 
 def test_training_leaves_global_random_state_and_thread_count_alone(trainer):
@@ -108,7 +99,7 @@ def test_the_loss_before_training_is_that_of_a_uniform_guess(trainer):
 
 def test_training_learns(trainer):
     points, val_bpb, *_ = curve(trainer, but(steps=60, val_every=20), 0)
-    vals = [values["val_bpb"] for _, values in points if "val_bpb" in values]
+    vals = [values["val_bpb_subset"] for _, values in points if "val_bpb_subset" in values]
     assert vals == sorted(vals, reverse=True)
     assert vals[-1] == val_bpb < 0.8 * trainer.evaluate(gpt.init_params(SMALL, 0), SMALL)[1]
 
@@ -165,9 +156,10 @@ def test_the_sliced_head_gives_the_gradient_of_the_whole(config):
     rope = tuple(t.double() for t in gpt.rotary(config, torch.device("cpu")))
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 1024, (24, 33)))
     x, y = tokens[:, :-1], tokens[:, 1:]  # 768 tokens: one slice and a half
-    loss, grads = gpt.loss_and_grads(params, config, rope, x, y)
+    step = gpt_loss.loss_and_grads(params, config, rope, x, y)
+    loss, grads = step.loss.item(), step.grads
 
-    z = gpt.trunk(params, config, rope, x) @ params["embed"].T
+    z = gpt.trunk(params, config, rope, x).flatten(0, 1) @ params["embed"].T
     if config.softcap:
         z = config.softcap * torch.tanh(z / config.softcap)
     whole = torch.nn.functional.cross_entropy(z, y.flatten())
@@ -183,7 +175,7 @@ def test_no_token_sees_a_later_one():
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 1024, (1, 32)))
     changed = tokens.clone()
     changed[0, 20] = (changed[0, 20] + 1) % 1024
-    before, after = (gpt.trunk(params, SMALL, rope, t) for t in (tokens, changed))
+    before, after = (gpt.trunk(params, SMALL, rope, t)[0] for t in (tokens, changed))
     assert torch.equal(before[:20], after[:20])
     assert not torch.allclose(before[20:], after[20:], atol=1e-3)
 
@@ -192,7 +184,7 @@ def test_attention_depends_on_distance_and_not_on_position():
     """The rotary identity: q at i and k at j meet as a function of i - j."""
     cos, sin = gpt.rotary(SMALL, torch.device("cpu"))
     q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(2, 1, 32, 1, 8)
-    q, k = gpt._rotate(q, cos, sin)[0, :, 0], gpt._rotate(k, cos, sin)[0, :, 0]
+    q, k = gpt.rotate(q, cos, sin)[0, :, 0], gpt.rotate(k, cos, sin)[0, :, 0]
     scores = q @ k.T
     for distance in (0, 3, 11):
         assert torch.allclose(scores.diagonal(-distance), scores[distance, 0], atol=1e-5)
@@ -202,14 +194,14 @@ def test_attention_depends_on_distance_and_not_on_position():
 @pytest.mark.parametrize("shape", [(2, 64, 64), (3, 128, 64), (2, 32, 64)])
 def test_muons_step_has_singular_values_near_one(shape):
     g = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-3
-    values = torch.linalg.svdvals(gpt.orthogonalize(g))
+    values = torch.linalg.svdvals(gpt_optim.orthogonalize(g))
     assert values.quantile(0.1) > 0.5
     assert values.max() < 1.3
 
 
 def test_learning_rates_rise_stay_and_fall_to_nearly_nothing():
     config = but(steps=100, warmup_steps=4, warmdown=0.5)
-    scale = [gpt.lr_scale(config, step) for step in range(100)]
+    scale = [lr_scale(config, step) for step in range(100)]
     assert scale[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
     assert set(scale[4:51]) == {1.0}
     assert scale[75] == 0.5
@@ -228,7 +220,7 @@ def test_bits_per_byte_are_those_of_a_direct_computation(trainer, change):
     nats, scored = 0.0, []
     for start in range(0, config.val_tokens - config.seq_len + 1, config.seq_len):
         window = torch.from_numpy(val[start : start + config.seq_len + 1])
-        z = (gpt.trunk(params, config, rope, window[None, :-1]) @ params["embed"].T).double()
+        z = (gpt.trunk(params, config, rope, window[None, :-1])[0] @ params["embed"].T).double()
         if config.softcap:
             z = config.softcap * torch.tanh(z / config.softcap)
         nats -= z.log_softmax(1)[torch.arange(config.seq_len), window[1:]].sum().item()
@@ -244,8 +236,9 @@ def test_a_run_reports_the_validation_of_its_last_step_and_what_it_cost(trainer)
     points = []
     result = trainer.train(but(val_every=3), 0, on_log=lambda step, values: points.append((step, values)))
     assert [step for step, values in points if "train_loss" in values] == list(range(1, 9))
-    assert [step for step, values in points if "val_bpb" in values] == [3, 6, 8]
-    assert points[-1][1] == {"val_loss": result.val_loss, "val_bpb": result.val_bpb}
+    assert [step for step, values in points if "val_bpb_subset" in values] == [3, 6, 8]
+    assert points[-1][1] == {"val_loss_subset": result.val_loss, "val_bpb_subset": result.val_bpb}
+    assert result.val_name == "val_bpb_subset"
     assert (result.status, result.reason, result.steps, result.tokens) == ("ok", None, 8, 2048)
     assert result.parameters == sum(p.numel() for p in gpt.init_params(SMALL, 0).values())
     assert result.device == "cpu"
@@ -293,15 +286,16 @@ def test_an_absurd_learning_rate_is_a_divergence_and_not_a_figure(trainer, chang
     [
         ({"activaton": "gelu"}, "unknown key 'activaton'; did you mean 'activation'?"),
         ({"zzz": 1}, "unknown key 'zzz'"),
-        ({"activation": "tanh"}, "activation"),
+        ({"activation": "tanh"}, "sin2, leaky_relu2, fan, found 'tanh'"),
         ({"width": "wide"}, "Expected `int`, got `str` - at `$.width`"),
         ({"width": 64.5}, "Expected `int`"),
         ({"heads": 5}, "heads must divide width 64, found 5"),
         ({"kv_heads": 3}, "kv_heads must divide heads 4, found 3"),
         ({"width": 60}, "width / heads must be even for rotary positions, found 15"),
-        ({"val_tokens": 100}, "val_tokens must be at least seq_len 128, found 100"),
+        ({"val_tokens": 100}, "val_tokens must be 0 or at least seq_len 128, found 100"),
         ({"batch_tokens": 1000}, "seq_len must divide batch_tokens 1000, found 128"),
         ({"steps": 0}, "steps must be at least 1, found 0"),
+        ({"keep_weights": True, "stack_seeds": True}, "keep_weights is for seeds that train singly"),
         ({"warmdown": 1.5}, "warmdown must be a fraction from 0 to 1, found 1.5"),
         ({"softcap": -1}, "softcap must be finite, not negative, found -1"),
         ({"matrix_lr": math.nan}, "matrix_lr must be finite, not negative, found nan"),

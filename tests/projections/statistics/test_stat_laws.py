@@ -287,3 +287,16 @@ def test_nothing_spent_bounds_nothing():
     assert first.nominal_p == 0.0
     assert sequential.multiplier(first.bound, 9) == INF
     assert last.nominal_p == pytest.approx(1e-6, rel=1e-6)
+
+
+@given(
+    st.floats(1e-5, 1e-1),
+    st.floats(1e-5, 1e-1),
+    st.floats(1e-6, 0.5),
+    st.one_of(st.just(math.inf), st.floats(0.5, 500)),
+)
+def test_the_bound_of_one_t_is_that_of_the_confidence_sequence(se, tau, alpha, df):
+    one, many = anytime.t_bound(se, tau, alpha, df), float(anytime.half_width(se, tau, alpha, df)) / se
+    assert one == pytest.approx(many, rel=1e-9)
+    if math.isfinite(one):
+        assert float(anytime.e_value(one * se, se, tau, df)) == pytest.approx(1 / alpha, rel=1e-6)

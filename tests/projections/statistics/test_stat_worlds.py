@@ -12,7 +12,7 @@ from benchmarks import worlds
 
 @pytest.fixture(scope="module")
 def rows():
-    return worlds.simulate(screens=16, seed=5)
+    return worlds.simulate(screens=40, seed=5)
 
 
 def test_no_bound_is_broken_beyond_chance(rows):
