@@ -136,16 +136,20 @@ def screen(
     factors, left = [], []
     for arm in arms:
         row = rows[arm]
-        high = row.get(key, {})
-        if not high or row.get("args") or taken & {*high, *control}:
+        told = row.get(key, {})
+        high = {part: value for part, value in told.items() if control.get(part) != value}
+        # An arm without a setting of the control's changes that, too, to what no level could say.
+        if not high or row.get("args") or control.keys() - told.keys() or taken & high.keys():
             left.append(arm)
             continue
         taken |= high.keys()
         low = {part: control[part] for part in high if part in control}
         factors.append({"name": arm, key: high, **({"low": low} if low else {})})
     if len(factors) < 2:
-        raise UsageError("fewer than two of these changes can be combined: they set the same things")
-    told = {part: raw[part] for part in _OF_A_PLAN if part in raw and part not in ("pair_tier", "policy")}
+        raise UsageError(
+            "fewer than two of these changes can be combined: they set the same things, or have arguments"
+        )
+    kept = {part: raw[part] for part in _OF_A_PLAN if part in raw and part not in ("pair_tier", "policy")}
     rest = {part: raw[part] for part in ("trainer", "script") if part in raw}
     if left_control := {part: value for part, value in control.items() if part not in taken}:
         if trainer:
@@ -154,8 +158,10 @@ def screen(
             rest["script"] = {**rest["script"], "env": {**rest["script"].get("env", {}), **left_control}}
     comments = [reason]
     if left:
-        comments.append(f"Left out, because they set what another factor sets: {', '.join(left)}.")
-    content = {"kind": "screen", "name": name, **told, "seeds": list(seeds), **rest, "factor": factors}
+        comments.append(
+            f"Left out, because they set what another factor sets, or less than the control: {', '.join(left)}."
+        )
+    content = {"kind": "screen", "name": name, **kept, "seeds": list(seeds), **rest, "factor": factors}
     return _checked(content, comments, ""), left
 
 

@@ -20,6 +20,8 @@ WITHOUT_A_LEDGER = [
     ["audit", "records"],
     ["decide"],
     ["reproduce", "0"],
+    ["dag", "show"],
+    ["next"],
     ["replay", "--all"],
     ["report"],
     ["plot"],
@@ -46,7 +48,7 @@ def test_without_a_ledger_every_verb_says_how_to_make_one(place, arguments):
 
 
 def test_the_list_above_has_every_verb_that_needs_a_ledger():
-    making = {"init", "run", "plan", "extract", "import", "doctor"}
+    making = {"init", "run", "plan", "extract", "import", "cycle", "doctor"}
     assert {arguments[0] for arguments in WITHOUT_A_LEDGER} | making >= set(VERBS)
 
 
