@@ -183,7 +183,10 @@ def print_verdicts(decisions: list[DecisionMade]) -> None:
             ]
         )
     if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2 > 80:  # long names of arms
-        lines = [[*line[:-1], line[-1].replace(WORDS["no_effect_that_matters"], "no effect")] for line in lines]
+        lines = [
+            [*line[:-1], line[-1].replace(WORDS["no_effect_that_matters"], f"no effect ±{one.delta:g}")]
+            for line in lines
+        ]
     table(lines, numeric={1, 2, 3, 4})
     for made in decisions:
         if made.verdict == "invalid":

@@ -79,7 +79,7 @@ def test_the_verdicts_go_to_stdout_and_the_progress_to_stderr(study):
     out, err = (study.folder / "run.out").read_text(), (study.folder / "run.err").read_text()
     assert "better by over 0.002" in out
     assert "worse by over 0.002" in out
-    assert "no effect that matters" in out
+    assert "no effect ±0.002" in out
     assert "[12/12]" in err
     assert "[" not in out
 

@@ -254,25 +254,6 @@ def test_the_alpha_of_all_plans_adds_up_over_the_log(log):
     ]
 
 
-def test_a_proxy_predicts_what_the_target_has_not_seen(log):
-    small = events.NoiseClass("test", "proxy", "val_bpb", "train")
-    rng = random.Random(1)
-    truth = {f"arm{i}": 0.01 * (i - 2) for i in range(6)}
-    planned(log, "p", ["c", *truth], SEEDS, noise_class=small, base="p")
-    planned(log, "e", ["c", *list(truth)[:5]], SEEDS)
-    for s in SEEDS:
-        for arm, shift in {"c": 0.0, **truth}.items():
-            ran(log, "p", arm, s, 1.5 + 2 * shift + rng.gauss(0, 0.001), base="p", noise_class=small)
-            if arm != "arm5":
-                ran(log, "e", arm, s, 1.2 + shift + rng.gauss(0, 0.001))
-    built = tables(log)
-    rows = built.rows("SELECT * FROM transfer WHERE target LIKE '%small%'")
-    assert [(row["k"], row["p_pos"] > 0.95) for row in rows] == [(5, True)]
-    (seen,) = built.rows("SELECT * FROM transfer_pred WHERE target LIKE '%small%'")
-    assert seen["intervention"] == "arm5"
-    assert seen["pred"] == pytest.approx(0.03, abs=0.01)
-
-
 # ── what cannot be decided ──
 
 

@@ -111,7 +111,9 @@ def test_targets_want_their_own_metric_and_direction():
 
 
 def test_an_unknown_policy_is_answered_with_the_known_ones():
-    with pytest.raises(UsageError, match="no policy seedplan; there are ledger/1, modded-nanogpt-track1/1"):
+    with pytest.raises(UsageError, match="no policy 'zzz'; there are ledger/1, modded-nanogpt-track1/1"):
+        policies.find("zzz")
+    with pytest.raises(UsageError, match="did you mean 'seed-plan'"):
         policies.find("seedplan")
 
 
