@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: demo test lint types tests test-slow bench docs clean
+.PHONY: demo test lint types tests coverage test-slow bench docs clean
 
 demo: $(STAMP)
 	@$(BIN)/ledger run examples/first.toml
@@ -26,6 +26,9 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 tests: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+coverage: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered
 
 test-slow: $(STAMP)
