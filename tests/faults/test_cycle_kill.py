@@ -90,7 +90,6 @@ depth = 1
 width = 32
 seq_len = 32
 batch_tokens = 128
-val_tokens = 512
 [control]
 name = "relu2"
 [[candidate]]
