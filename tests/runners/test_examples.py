@@ -6,12 +6,15 @@ import msgspec
 import pytest
 
 from ledger.errors import UsageError
+from runners import cycle_plan
 from runners.fork import check
 from runners.gpt_config import GptConfig
 from runners.plan import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
+SHIPPED = sorted((ROOT / "examples").rglob("*.toml"))
+CYCLES = [path for path in SHIPPED if "\n[[candidate]]\n" in path.read_text()]
+EXAMPLES = [path for path in SHIPPED if path not in CYCLES]
 SMALL = [path for path in EXAMPLES if "\n[small]\n" in path.read_text()]
 
 
@@ -47,6 +50,14 @@ def test_a_shipped_plan_loads_and_every_arm_is_valid(path, small):
         assert max(config.steps * config.batch_tokens for config in configs.values()) <= 200_000
         assert max(config.width for config in configs.values()) <= 64
         assert max(config.wallclock for config in configs.values()) == 0
+
+
+@pytest.mark.parametrize("path", CYCLES, ids=named)
+def test_a_shipped_cycle_plan_loads_and_every_candidate_is_valid(path):
+    plan = cycle_plan.parse(path.read_text(), named(path))
+    configs = {arm.name: GptConfig.from_dict({**plan.whole.trainer, **arm.set}) for arm in plan.whole.arm}
+    assert {candidate.name for candidate in plan.candidates} < configs.keys()
+    assert len({repr(config) for config in configs.values()}) == len(configs)
 
 
 @pytest.mark.parametrize("path", SMALL, ids=named)
