@@ -13,7 +13,7 @@ from projections.decide import decide, replay
 from projections.engine import each_head, tables
 from projections.statistics.policies import POLICIES, find
 
-ANY = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+ANY = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 EVERY = [policy.id for policy in POLICIES if policy.metric is None and policy.margin_nats is None]
 EVERY += ["paired-pooled/1"]
 CLAIMS = ("better", "worse", "no_effect_that_matters")
