@@ -5,14 +5,17 @@ and their cost in runs of the control. A condition is measured where it ran, und
 is said in words beside the figures. Nothing is chosen here (see ranking.py) and nothing claimed.
 
 The posterior of an effect is its normal prior (a cycle plan's, else N(0, delta)) with the difference of the means of
-all seeds on one base, the noise being that of its noise class. Where a class has no repeated run yet, the noise of
-one run is taken to be delta.
+all seeds on one base, the noise being that of its noise class (table `noise`). Where a class has no repeated run yet,
+the noise of one run is taken to be delta.
+
+Options come in parts that do not depend on each other: those of one base, and those by transfer. So one more run
+changes those of its base, and those of its noise class only where that is known otherwise than before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +29,7 @@ Row = dict[str, Any]
 Query = Callable[[str, tuple[Any, ...]], list[Row]]
 FEWEST_FACTORS = 4  # open changes on one base from which on a screen is an option
 MOST_FACTORS = 24
+TRANSFER = "transfer"  # the part that is no base's
 INTERACTIONS = 0.25  # sd in deltas by which an average effect may differ from the one on the base
 
 
@@ -56,42 +60,58 @@ class Option(NamedTuple):
     def id(self) -> str:
         return f"{self.source}/{self.where}/{self.action}/{self.candidate}"
 
+    @property
+    def part(self) -> str:
+        return self.source if self.source in (TRANSFER, "lineage") else part_of(self.base)
+
 
 class Known(NamedTuple):
     """What the tables know of one noise class and its conditions."""
 
-    conditions: Mapping[tuple[str, str], Row]  # (base, condition) -> row
+    conditions: Mapping[tuple[str, str, str], Row]  # (base, noise class, condition) -> row
     noise: Mapping[str, float]  # noise class -> variance of one run
 
 
-def known(query: Query) -> Known:
-    """Conditions, and the pooled variance of a run in each noise class that repeats one."""
-    rows = query("SELECT * FROM conditions ORDER BY base, noise_class, condition", ())
-    squares: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if row["variance"] is not None and row["variance"] > 0:
-            squares.setdefault(row["noise_class"], []).append((row["variance"] * (row["n"] - 1), row["n"] - 1))
-    noise = {
-        name: math.fsum([s for s, _ in parts]) / math.fsum([df for _, df in parts]) for name, parts in squares.items()
-    }
-    return Known({(row["base"], row["condition"]): row for row in rows}, noise)
+def part_of(base: str) -> str:
+    """Name of the part that the options of a base are."""
+    return f"base {base}"
 
 
-def options(query: Query) -> list[Option]:
-    """Everything that can be measured on our own platforms, in a fixed order."""
-    have = known(query)
-    arms = _arms(query)
-    cycles = _cycles(query)
-    transfers = query("SELECT * FROM transfer ORDER BY proxy, target", ())
-    predictions = query("SELECT * FROM transfer_pred ORDER BY proxy, target, intervention", ())
-    found = [option for cycle in cycles for option in _candidates(cycle, have, query)]
-    taken = {(cycle["base"], key) for cycle in cycles for key in cycle["keys"]}
-    found += [option for arm in arms if (arm["base"], arm["condition"]) not in taken for option in _open(arm, have)]
-    found += _screened(query)
-    found += _banks(arms, have)
-    found += _screens(found, have)
-    found += _checks(arms, transfers, predictions)
-    return sorted(found, key=lambda option: option.id)
+def known(query: Query, bases: Collection[str] | None = None) -> Known:
+    """Conditions on some bases, or on all, and the variance of a run in each noise class that repeats one."""
+    only, given = _only(bases)
+    rows = query(f"SELECT * FROM conditions {only} ORDER BY base, noise_class, condition", given)
+    noise = query("SELECT noise_class, sd FROM noise WHERE unit = 'run' AND sd > 0 ORDER BY noise_class", ())
+    return Known(
+        {(row["base"], row["noise_class"], row["condition"]): row for row in rows},
+        {row["noise_class"]: row["sd"] ** 2 for row in noise},
+    )
+
+
+def _only(bases: Collection[str] | None, column: str = "base") -> tuple[str, tuple[str, ...]]:
+    """A condition for rows of these bases: a list of values, which DuckDB looks up without reading all rows."""
+    if bases is None:
+        return "", ()
+    return f"WHERE {column} IN ({', '.join('?' * len(bases))})", tuple(sorted(bases))
+
+
+def options(query: Query, parts: Collection[str] | None = None) -> list[Option]:
+    """Everything that can be measured on our own platforms, or of that some parts, in a fixed order."""
+    found = []
+    bases = None if parts is None else {part.removeprefix("base ") for part in parts if part.startswith("base ")}
+    if bases is None or bases:
+        have = known(query, bases)
+        arms = _arms(query, bases)
+        cycles = [cycle for cycle in _cycles(query) if bases is None or cycle["base"] in bases]
+        found = [option for cycle in cycles for option in _candidates(cycle, have, query)]
+        taken = {(cycle["base"], key) for cycle in cycles for key in cycle["keys"]}
+        found += [option for arm in arms if (arm["base"], arm["condition"]) not in taken for option in _open(arm, have)]
+        found += _screened(query, bases)
+        found += _banks(arms, have)
+        found += _screens(found, have)
+    if parts is None or TRANSFER in parts:
+        found += _checks(query)
+    return sorted(found, key=lambda option: (option.id, option.base, option.experiment))
 
 
 def cycle_options(query: Query, planned: CyclePlanned) -> list[Option]:
@@ -103,7 +123,7 @@ def cycle_options(query: Query, planned: CyclePlanned) -> list[Option]:
         "control_condition": keys[0],
         "keys": keys[1:],
     }
-    have = known(query)
+    have = known(query, (planned.base,))
     found = _candidates(cycle, have, query)
     return sorted([*found, *_screens(found, have)], key=lambda option: option.id)
 
@@ -125,54 +145,43 @@ def _digest(query: Query, arm: Arm) -> str:
 # ── what is there ──
 
 
-def _arms(query: Query) -> list[Row]:
-    """One row a treatment on a base: of several experiments with it the newest. With its verdict and its control."""
+def _arms(query: Query, bases: Collection[str] | None = None) -> list[Row]:
+    """One row a treatment on a base: of several experiments with it the one that was decided last, else the newest.
+    With its verdict and its control. The stacks of a screen are no treatments."""
+    only, given = _only(bases, "plans.base")
     return query(
-        """WITH registered AS (
+        f"""WITH mine AS (
             SELECT
-                experiment, position, base, metric, direction, delta, tau, track,
-                concat_ws(', ', noise_class.platform, noise_class.scale, noise_class.metric, noise_class.stage)
-                    AS noise_class,
-                first_value(control) OVER (PARTITION BY experiment ORDER BY position) AS control,
-                unnest(arms) AS arm
-            FROM facts.experiment_registered
-            WHERE experiment NOT IN (SELECT experiment FROM facts.screen_planned)
-        ),
-        arms AS (
-            SELECT *, md5(to_json({'env': arm.env, 'args': arm.args, 'config': arm.config})::VARCHAR) AS condition
-            FROM registered
-            QUALIFY row_number() OVER (PARTITION BY experiment, arm.name ORDER BY position DESC) = 1
+                arms.experiment, arms.arm AS name, arms.condition, arms.control_condition, arms.position,
+                plans.base, plans.metric, plans.direction, plans.delta, plans.tau, plans.track, plans.noise_class,
+                plans.control, plans.name AS experiment_name
+            FROM experiment_arms AS arms
+            INNER JOIN experiments AS plans ON plans.experiment = arms.experiment
+                AND plans.control <> arms.arm AND arms.control_condition IS NOT NULL AND NOT arms.stack
+            {only}
         ),
         verdicts AS (
-            SELECT experiment, intervention, verdict, position
-            FROM decisions
-            WHERE latest
-            QUALIFY row_number() OVER (PARTITION BY experiment, intervention ORDER BY position DESC) = 1
+            SELECT experiment, intervention, arg_max(verdict, position) AS verdict, max(position) AS position
+            FROM facts.decision_made
+            WHERE experiment IN (SELECT experiment FROM mine)
+            GROUP BY experiment, intervention
         ),
         waiting AS (
             SELECT experiment, intervention, count(*) FILTER (pending) AS pending
             FROM paired_differences
+            WHERE experiment IN (SELECT experiment FROM mine)
             GROUP BY experiment, intervention
         )
-        SELECT
-            arms.* EXCLUDE (arm, position),
-            arms.arm.name AS name,
-            base.condition AS control_condition,
-            experiments.name AS experiment_name,
-            verdicts.verdict,
-            coalesce(waiting.pending, 0) AS pending
-        FROM arms
-        INNER JOIN arms AS base ON base.experiment = arms.experiment AND base.arm.name = arms.control
-        INNER JOIN experiments ON experiments.experiment = arms.experiment
-        LEFT JOIN verdicts ON verdicts.experiment = arms.experiment AND verdicts.intervention = arms.arm.name
-        LEFT JOIN waiting ON waiting.experiment = arms.experiment AND waiting.intervention = arms.arm.name
-        WHERE arms.arm.name <> arms.control
+        SELECT mine.* EXCLUDE (position), verdicts.verdict, coalesce(waiting.pending, 0) AS pending
+        FROM mine
+        LEFT JOIN verdicts ON verdicts.experiment = mine.experiment AND verdicts.intervention = mine.name
+        LEFT JOIN waiting ON waiting.experiment = mine.experiment AND waiting.intervention = mine.name
         QUALIFY row_number() OVER (
-            PARTITION BY arms.base, arms.noise_class, base.condition, arms.condition
-            ORDER BY coalesce(verdicts.position, -1) DESC, arms.position DESC, arms.experiment, arms.arm.name
+            PARTITION BY mine.base, mine.noise_class, mine.control_condition, mine.condition
+            ORDER BY coalesce(verdicts.position, -1) DESC, mine.position DESC, mine.experiment, mine.name
         ) = 1
-        ORDER BY arms.base, arms.noise_class, control_condition, arms.condition""",
-        (),
+        ORDER BY mine.base, mine.noise_class, mine.control_condition, mine.condition""",
+        given,
     )
 
 
@@ -211,7 +220,7 @@ def _measured(
     have: Known, base: str, noise_class: str, condition: str, control: str, prior: tuple[float, float],
     sign: int, delta: float, cost: float | None = None,
 ) -> Measured:  # fmt: skip
-    t, c = have.conditions.get((base, condition)), have.conditions.get((base, control))
+    t, c = (have.conditions.get((base, noise_class, key)) for key in (condition, control))
     noise = have.noise.get(noise_class, delta * delta)
     n_t, n_c = (row["n"] if row else 0 for row in (t, c))
     error, mean, variance = math.inf, sign * prior[0], prior[1] ** 2
@@ -279,16 +288,13 @@ def _candidates(cycle: Row, have: Known, query: Query) -> list[Option]:
     verdicts = {
         row["intervention"]: row["verdict"]
         for row in query(
-            """SELECT intervention, arg_max(verdict, position) AS verdict
-            FROM (
-                SELECT decision.intervention, decision.verdict, decision.position
-                FROM decisions AS decision
-                INNER JOIN experiments ON experiments.experiment = decision.experiment
-                INNER JOIN facts.cycle_ranked AS ranked
-                    ON ranked.experiment = experiments.name AND experiments.base = $2
-                WHERE ranked.cycle = $1 AND decision.latest
-            )
-            GROUP BY intervention ORDER BY intervention""",
+            """SELECT decision.intervention, arg_max(decision.verdict, decision.position) AS verdict
+            FROM facts.decision_made AS decision
+            INNER JOIN experiments ON experiments.experiment = decision.experiment
+            INNER JOIN facts.cycle_ranked AS ranked
+                ON ranked.experiment = experiments.name AND experiments.base = $2
+            WHERE ranked.cycle = $1
+            GROUP BY decision.intervention ORDER BY decision.intervention""",
             (cycle["cycle"], cycle["base"]),
         )
     }
@@ -350,10 +356,11 @@ def _lineage_priors(query: Query) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _screened(query: Query) -> list[Option]:
+def _screened(query: Query, bases: Collection[str] | None) -> list[Option]:
     """Factors that a screen suggests: to be confirmed one at a time, with fresh seeds."""
+    only, given = _only(bases, "experiments.base")
     rows = query(
-        """SELECT screen_effects.*, experiments.base, experiments.name, experiments.delta AS size,
+        f"""SELECT screen_effects.*, experiments.base, experiments.name, experiments.delta AS size,
             experiments.metric AS outcome, experiments.direction AS way, experiments.noise_class,
             EXISTS (
                 SELECT 1 FROM facts.experiment_registered AS later
@@ -361,10 +368,11 @@ def _screened(query: Query) -> list[Option]:
                     AND list_contains([arm.name FOR arm IN later.arms], screen_effects.factor)
             ) AS followed
         FROM screen_effects
-        INNER JOIN experiments ON experiments.experiment = screen_effects.experiment
-        WHERE screen_effects.candidate
+        INNER JOIN experiments
+            ON experiments.experiment = screen_effects.experiment AND screen_effects.candidate
+        {only}
         ORDER BY screen_effects.experiment, screen_effects.factor""",
-        (),
+        given,
     )
     found = []
     for row in rows:
@@ -411,7 +419,7 @@ def _banks(arms: Sequence[Row], have: Known) -> list[Option]:
                 parts.append(value.Part(one.mean, one.variance, news))
         if len(parts) < 2:
             continue
-        there = have.conditions[base, control]
+        there = have.conditions[base, noise_class, control]
         found.append(
             Option(
                 "experiment", f"{first['control']} on {base[:8]}", "grow_bank", first["control"], tuple(parts),
@@ -426,12 +434,12 @@ def _banks(arms: Sequence[Row], have: Known) -> list[Option]:
 
 def _screens(options: Sequence[Option], have: Known) -> list[Option]:
     """All open changes of one base in one folded screen, where there are enough of them."""
-    groups: dict[tuple[str, str], list[Option]] = {}
+    groups: dict[tuple[str, str, str], list[Option]] = {}
     for option in options:
         if option.source in ("cycle", "experiment") and option.action in ("ablate", "add_seeds"):
-            groups.setdefault((option.source, option.where), []).append(option)
+            groups.setdefault((option.source, option.where, option.base), []).append(option)
     found = []
-    for (source, where), rows in sorted(groups.items()):
+    for (source, where, _), rows in sorted(groups.items()):
         open_ = [row for row in rows if not row.blocked_by and row.feasible > 0.5]
         if not len(open_) >= FEWEST_FACTORS:
             continue
@@ -461,13 +469,27 @@ def _ratio(option: Option) -> float:
     return max(0.0, option.costs[0] / k - 1.0)
 
 
-def _checks(arms: Sequence[Row], transfers: Sequence[Row], predictions: Sequence[Row]) -> list[Option]:
+def _checks(query: Query) -> list[Option]:
     """What was measured on a proxy, and not yet on the platform that it stands for."""
-    slopes = {(row["proxy"], row["target"]): row for row in transfers}
+    predictions = query("SELECT * FROM transfer_pred ORDER BY proxy, target, intervention", ())
+    if not predictions:
+        return []
+    slopes = {(row["proxy"], row["target"]): row for row in query("SELECT * FROM transfer ORDER BY proxy, target", ())}
+    # Of the experiments on a target the first: an option names one plan that its runs may follow.
+    targets = {
+        row["noise_class"]: row
+        for row in query(
+            """SELECT noise_class, metric, direction, delta, base FROM experiments
+            WHERE noise_class IN (SELECT target FROM transfer_pred) AND hypothesis_count > 0
+                AND experiment NOT IN (SELECT experiment FROM facts.screen_planned)
+            ORDER BY base DESC, first_position DESC""",
+            (),
+        )
+    }
     found = []
     for row in predictions:
         slope = slopes[row["proxy"], row["target"]]
-        arm = next((one for one in arms if one["noise_class"] == row["target"]), None)
+        arm = targets.get(row["target"])
         if arm is None or row["sd"] is None or slope["metric"] != arm["metric"]:
             continue
         sign, delta = _sign(arm["direction"]), arm["delta"]

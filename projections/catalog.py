@@ -1,11 +1,10 @@
 """The tables: one SQL file each, with its head comment as documentation, in an order that is derived.
 
 A head gives what the table is for, `kind` (table: built and kept; view: read through), `key` (columns
-that identify a row, and its total order) and, for a table, `scope`: the column (see engine.py)
+that identify a row, and its total order) and, for a table, `scope`: the column or columns (see engine.py)
 such that a row depends only on source rows of the same scope. That is what makes incremental
 building right: when events touch some runs, only the rows of those runs are made again. Records are
-judged by what all of them show together, so an event of one of them touches all. With scope `all` every row
-depends on everything, and the table is made anew each time.
+judged by what all of them show together, so an event of one of them touches all.
 
 A table's file names its sources bare (`run_started`, `runs`); the engine decides which of their
 rows it sees. A view's file names `facts.…` because it always sees all.
@@ -31,8 +30,7 @@ AUDITED = "audited"  # the relation that claims.py makes for claim_audit.sql
 SCREENED = "screened"  # the relation that screened.py makes for screen_effects.sql
 TRANSFERRED = "transferred"  # those that transfers.py makes for transfer.sql
 FORESEEN = "foreseen"  # and for transfer_pred.sql
-ALL = "all"  # the scope of a table whose rows depend on everything
-RANKED = "ranked"  # the relation that ranking.py makes for next_interventions.sql
+WORTHS = "worths"  # the relation that ranking.py makes for next_options.sql
 MADE_FROM = {  # what the relations that Python makes are made from, each sorted by its key
     ESTIMATES: ("experiments", "runs", "paired_differences", "evidence", "noise_arms"),
     NOISES: ("noise_arms", "runs", "experiments"),
@@ -41,11 +39,12 @@ MADE_FROM = {  # what the relations that Python makes are made from, each sorted
         "records", "record_seeds", "seed_sources", "lineage", "leaderboard", "record_tests", "record_selections",
     ),
     SCREENED: ("experiments", "runs", "noise_arms"),
-    TRANSFERRED: ("runs",),
-    FORESEEN: ("runs",),
-    RANKED: (
-        "conditions", "experiments", "decisions", "paired_differences", "screen_effects", "transfer", "transfer_pred",
-        "lineage_effects", "identifiability", "dag_nodes", "records", "intervention_matrix", "claim_audit",
+    TRANSFERRED: ("change_metrics", "experiments"),
+    FORESEEN: ("change_metrics", "experiments"),
+    WORTHS: (
+        "conditions", "noise", "experiments", "experiment_arms", "paired_differences", "screen_effects", "transfer",
+        "transfer_pred", "lineage_effects", "identifiability", "dag_nodes", "records", "intervention_matrix",
+        "claim_audit",
     ),
 }  # fmt: skip
 

@@ -28,14 +28,28 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hashes
 from ledger.reading import connect, query
-from projections import alpha, catalog, claims, judged, noise, ranking, screened, staging, transfers
+from projections import (
+    alpha,
+    board,
+    catalog,
+    claims,
+    judged,
+    lineage_board,
+    noise,
+    ranking,
+    screened,
+    staging,
+    transfers,
+)
 from projections.digest import parts_digest
 from projections.evidence import Query, gather
 
 KEEP = 8  # caches of other heads that are kept
 _ARMS = "noise_arms"  # what the others of a noise class borrow
+_STEPS_OF = "noise_steps"  # up to which outcome they count
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record", "noise_class", "track")
+_SCOPES = ("run", "experiment", "record", "noise_class", "track", "base", "proxy, target", "part")
+_OF_LINEAGE = ("record_extracted", "leaderboard_extracted", "dag_revised")  # what a ranking takes from the records
 _MADE = {  # the relations that Python makes
     catalog.ESTIMATES: judged.SCHEMA,
     catalog.NOISES: noise.SCHEMA,
@@ -44,7 +58,7 @@ _MADE = {  # the relations that Python makes
     catalog.SCREENED: screened.SCHEMA,
     catalog.TRANSFERRED: transfers.SCHEMA,
     catalog.FORESEEN: transfers.PREDICTED,
-    catalog.RANKED: ranking.SCHEMA,
+    catalog.WORTHS: ranking.SCHEMA,
 }
 
 
@@ -199,8 +213,7 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("BEGIN")
     staging.create(connection)
     connection.execute("CREATE TABLE staged.meta (body VARCHAR)")
-    for scope in _SCOPES:
-        connection.execute(f"CREATE TEMP TABLE dirty_{scope} ({scope} VARCHAR)")
+    _clean(connection)
     for made, schema in _MADE.items():
         connection.register(made, schema.empty_table())
     for table in catalog.tables():
@@ -214,14 +227,23 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
         connection.unregister(made)
     _remember(connection, Frontier())
     connection.execute("COMMIT")
+
+
+def _clean(connection: duckdb.DuckDBPyConnection) -> None:
+    """Nothing is dirty yet."""
     for scope in _SCOPES:
-        connection.execute(f"DROP TABLE temp.dirty_{scope}")
+        columns = ", ".join(f"{column} VARCHAR" for column in scope.split(", "))
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {_dirty(scope)} ({columns})")
+
+
+def _dirty(scope: str) -> str:
+    """The temporary table with the values of a scope whose rows are made again."""
+    return "dirty_" + scope.replace(", ", "_")
 
 
 def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier, head: Head) -> bool:
     """Stage and project up to `head`. False, with nothing changed, when the log is of another history."""
-    for scope in _SCOPES:
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE dirty_{scope} ({scope} VARCHAR)")
+    _clean(connection)
     first = frontier.size
     connection.execute("BEGIN")
     try:
@@ -232,9 +254,10 @@ def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier,
             connection.execute("ROLLBACK")
             return False
         _mark_dirty(connection, first)
+        made: dict[str, pa.Table] = {}
         for table in catalog.tables():
             if table.kind == "table":
-                _project(connection, table, all_rows=first == 0)
+                _project(connection, table, made, all_rows=first == 0)
         _remember(connection, frontier)
         connection.execute("COMMIT")
     except BaseException:
@@ -246,13 +269,15 @@ def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier,
 
 def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
     """Runs and experiments that the events from `first` on touch, by themselves or by a retraction."""
-    touched = f"""(position >= {first} OR event_id IN
-        (SELECT target FROM staged.event_retracted WHERE position >= {first}))"""
+    touched = f"position >= {first}"
+    if connection.execute(f"SELECT 1 FROM staged.event_retracted WHERE {touched} LIMIT 1").fetchall():
+        touched = f"({touched} OR event_id IN (SELECT target FROM staged.event_retracted WHERE {touched}))"
     for name in ("run_started", "run_finished"):
         connection.execute(f"INSERT INTO dirty_run SELECT DISTINCT run FROM staged.{name} WHERE {touched}")
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE dirty_plan AS
-        SELECT DISTINCT experiment FROM staged.experiment_registered WHERE {touched}"""
+        SELECT experiment FROM staged.experiment_registered WHERE {touched}
+        UNION SELECT experiment FROM staged.screen_planned WHERE {touched}"""
     )
     connection.execute("INSERT INTO dirty_experiment SELECT experiment FROM dirty_plan")
     # A registration changes what its runs are; a run changes what its experiment shows.
@@ -272,14 +297,36 @@ def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
     )
     _mark_classes(connection)
     _mark_banks(connection)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE steps_before AS {_STEPS}")
+    # Where what can be measured next may be worth something else; the bases of experiments come later (_mark_parts).
+    connection.execute(
+        f"""INSERT INTO dirty_base
+        SELECT DISTINCT base FROM staged.run_started WHERE run IN (SELECT run FROM dirty_run)
+        UNION SELECT base FROM staged.cycle_planned WHERE {touched}
+            OR cycle IN (SELECT cycle FROM staged.cycle_ranked WHERE {touched})
+        UNION SELECT base FROM staged.experiment_registered
+            WHERE experiment IN (SELECT experiment FROM staged.decision_made WHERE {touched})"""
+    )
     # Records share their noise and their pull requests: a reading of one changes what the others show.
-    for name in ("record_extracted", "leaderboard_extracted"):
-        if connection.execute(f"SELECT 1 FROM staged.{name} WHERE {touched} LIMIT 1").fetchall():
-            connection.execute(
-                """INSERT INTO dirty_record SELECT '' UNION
-                    SELECT record FROM staged.record_extracted UNION SELECT record FROM main.claim_audit"""
-            )
-            break
+    some = {
+        name: bool(connection.execute(f"SELECT 1 FROM staged.{name} WHERE {touched} LIMIT 1").fetchall())
+        for name in _OF_LINEAGE
+    }
+    if some["record_extracted"] or some["leaderboard_extracted"]:
+        connection.execute(
+            """INSERT INTO dirty_record SELECT '' UNION
+                SELECT record FROM staged.record_extracted UNION SELECT record FROM main.claim_audit"""
+        )
+    if any(some.values()):
+        connection.execute("INSERT INTO dirty_part VALUES ($1)", [lineage_board.PART])
+
+
+# Of the noise classes in question, up to which outcome their runs count, and whether one of the runs in question does.
+_STEPS = """SELECT steps.noise_class, steps.last, bool_or(runs.finished_position <= steps.last) AS counts
+    FROM main.noise_steps AS steps
+    LEFT JOIN main.runs ON runs.noise_class = steps.noise_class AND runs.run IN (SELECT run FROM dirty_run)
+    WHERE steps.noise_class IN (SELECT noise_class FROM dirty_noise_class)
+    GROUP BY ALL"""
 
 
 def _mark_classes(connection: duckdb.DuckDBPyConnection) -> None:
@@ -319,31 +366,44 @@ def _reach(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _project(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows: bool) -> None:
-    made = table.reads & _MADE.keys()
-    if table.name == _ARMS and not all_rows:
+def _project(
+    connection: duckdb.DuckDBPyConnection, table: catalog.Table, made: dict[str, pa.Table], all_rows: bool
+) -> None:
+    """Make the dirty rows of a table again; `made` are the relations that Python made so far."""
+    if table.name == _STEPS_OF and not all_rows:
         _mark_classes(connection)
-    for name in sorted(made):
-        connection.register(name, _MAKERS[name](connection, all_rows))
-    whole = table.scope == catalog.ALL
-    _scope(connection, table, all_rows or whole)
-    # No table reads itself, so its own name is not among the views that hide others.
+    needed = sorted(table.reads & _MADE.keys())
+    for name in needed:
+        if name not in made:
+            made |= _MAKERS[name](connection, all_rows)
+        connection.register(name, made[name])
     if table.name == _ARMS and not all_rows:
         _exchange(connection, table)
+        _reach(connection)
     else:
-        dirty = "" if whole else f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})"
-        connection.execute(f"DELETE FROM main.{table.name} {dirty}")
+        # No table reads itself, so its own name is not among the views that hide others.
+        _scope(connection, table, all_rows)
+        connection.execute(f"DELETE FROM main.{table.name} WHERE ({table.scope}) IN (FROM {_dirty(table.scope or '')})")
         connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
-    _unscope(connection, table)
-    for name in made:
+        _unscope(connection, table)
+    for name in needed:
         connection.unregister(name)
 
 
 def _exchange(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> None:
     """Make the arms of the noise classes in question again, and remember the classes that are known otherwise now.
 
-    They are large and seldom change; what judgements borrow from them must be judged again when they do.
+    They are large and seldom change; what judgements borrow from them must be judged again when they do. Where the
+    same runs count as before, and no run in question is among them, there is nothing to make.
     """
+    same = connection.execute(
+        f"""SELECT coalesce(bool_and(before.last IS NOT DISTINCT FROM now.last
+            AND NOT coalesce(before.counts, false) AND NOT coalesce(now.counts, false)), true)
+        FROM steps_before AS before FULL JOIN ({_STEPS}) AS now ON now.noise_class = before.noise_class"""
+    ).fetchall()[0][0]
+    if same:
+        return
+    _scope(connection, table, False)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE arms_now AS {table.sql}")
     connection.execute(
         f"""INSERT INTO changed_class
@@ -359,6 +419,7 @@ def _exchange(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> No
             f"DELETE FROM main.{_ARMS} WHERE noise_class IN (SELECT noise_class FROM dirty_noise_class)"
         )
         connection.execute(f"INSERT INTO main.{_ARMS} SELECT * FROM arms_now ORDER BY {', '.join(table.key)}")
+    _unscope(connection, table)
 
 
 def _rows(connection: duckdb.DuckDBPyConnection) -> Query:
@@ -370,70 +431,119 @@ def _rows(connection: duckdb.DuckDBPyConnection) -> Query:
     return query
 
 
-def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
-    """Judge the experiments in question."""
-    query = _rows(connection)
-    wanted: list[str] | None = None
-    if not all_rows:
-        _reach(connection)
-        wanted = _experiments(query)
-    return judged.table(judged.judged(query, gather(query, wanted)))
-
-
 def _experiments(query: Query) -> list[str]:
     """The experiments in question."""
     return [row["experiment"] for row in query("SELECT DISTINCT experiment FROM dirty_experiment ORDER BY ALL", ())]
 
 
-def _screened(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+def _estimate(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
+    """Judge the experiments in question."""
+    query = _rows(connection)
+    wanted = None if all_rows else _experiments(query)
+    return {catalog.ESTIMATES: judged.table(judged.judged(query, gather(query, wanted)))}
+
+
+def _screened(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
     """Average effects of the screens in question."""
     query = _rows(connection)
-    return screened.screened(query, None if all_rows else _experiments(query))
+    return {catalog.SCREENED: screened.screened(query, None if all_rows else _experiments(query))}
 
 
-def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+def _classes(query: Query) -> list[str]:
+    """The noise classes in question."""
+    return [row["noise_class"] for row in query("SELECT DISTINCT noise_class FROM dirty_noise_class ORDER BY ALL", ())]
+
+
+def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
     """What is known of the noise classes in question."""
-    if not all_rows:
-        _mark_classes(connection)
-    which = "SELECT DISTINCT noise_class FROM " + ("main.runs" if all_rows else "dirty_noise_class")
     query = _rows(connection)
-    return noise.known(query, [row["noise_class"] for row in query(f"{which} ORDER BY ALL", ())])
+    if not all_rows:
+        return {catalog.NOISES: noise.known(query, _classes(query))}
+    every = query("SELECT DISTINCT noise_class FROM main.runs ORDER BY ALL", ())
+    return {catalog.NOISES: noise.known(query, [row["noise_class"] for row in every])}
 
 
-def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
     """A stream depends on all that came before: all of it, or nothing."""
     if not _some(connection, "experiment", all_rows):
-        return alpha.SCHEMA.empty_table()
+        return {catalog.STREAMED: alpha.SCHEMA.empty_table()}
     connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
-    return alpha.stream(connection.sql(alpha.ASKED).to_arrow_table())
+    return {catalog.STREAMED: alpha.stream(connection.sql(alpha.ASKED).to_arrow_table())}
 
 
-def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> pa.Table:
+def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
     """Recompute what the records claim, all of it or nothing."""
     if not _some(connection, "record", False):
-        return claims.SCHEMA.empty_table()
+        return {catalog.AUDITED: claims.SCHEMA.empty_table()}
     keys = {table.name: ", ".join(table.key) for table in catalog.tables()}
     given = [
         connection.sql(f"SELECT * FROM main.{name} ORDER BY {keys[name]}").to_arrow_table().to_pylist()
         for name in catalog.MADE_FROM[catalog.AUDITED]
     ]
-    return claims.audit(*given)
+    return {catalog.AUDITED: claims.audit(*given)}
+
+
+def _transfer(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
+    """What proxies tell, of the pairs that a noise class in question is in."""
+    query = _rows(connection)
+    wanted: list[str] | None = None
+    if not all_rows:
+        wanted = _classes(query)
+        for name in ("transfer", "transfer_pred"):
+            connection.execute(
+                f"""INSERT INTO dirty_proxy_target
+                SELECT DISTINCT proxy, target FROM main.{name}
+                WHERE proxy IN (FROM dirty_noise_class) OR target IN (FROM dirty_noise_class)"""
+            )
+    slopes, foreseen = transfers.transfers(query, wanted)
+    return {catalog.TRANSFERRED: slopes, catalog.FORESEEN: foreseen}
+
+
+def _worth(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
+    """What can be measured next, of the parts in question."""
+    query = _rows(connection)
+    wanted: list[str] | None = None
+    if not all_rows:
+        _mark_parts(connection)
+        wanted = [row["part"] for row in query("SELECT DISTINCT part FROM dirty_part ORDER BY ALL", ())]
+    return {catalog.WORTHS: ranking.next_options(query, wanted)}
+
+
+def _mark_parts(connection: duckdb.DuckDBPyConnection) -> None:
+    """The parts of the ranking that the events change."""
+    connection.execute(
+        """INSERT INTO dirty_base
+        SELECT DISTINCT base FROM staged.experiment_registered
+        WHERE experiment IN (SELECT experiment FROM dirty_experiment)
+        UNION SELECT base FROM staged.cycle_planned
+        WHERE concat_ws(', ', noise_class.platform, noise_class.scale, noise_class.metric, noise_class.stage)
+            IN (FROM changed_class)"""
+    )
+    # What the records say is the prior of candidates whose technique they know, and what arms set are their columns.
+    if _some(connection, "part", False):
+        connection.execute("INSERT INTO dirty_base SELECT base FROM staged.cycle_planned")
+    plans = bool(connection.execute("SELECT 1 FROM dirty_plan LIMIT 1").fetchall())
+    if plans:
+        connection.execute("INSERT INTO dirty_part VALUES ($1)", [lineage_board.PART])
+    pairs = "SELECT 1 FROM main.transfer WHERE proxy IN (FROM dirty_noise_class) OR target IN (FROM dirty_noise_class)"
+    if plans or _some(connection, "proxy_target", False) or connection.execute(f"{pairs} LIMIT 1").fetchall():
+        connection.execute("INSERT INTO dirty_part VALUES ($1)", [board.TRANSFER])
+    connection.execute("INSERT INTO dirty_part SELECT DISTINCT $1 || base FROM dirty_base", [board.part_of("")])
 
 
 def _some(connection: duckdb.DuckDBPyConnection, scope: str, all_rows: bool) -> bool:
     return all_rows or bool(connection.execute(f"SELECT 1 FROM dirty_{scope} LIMIT 1").fetchall())
 
 
-_MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], pa.Table]] = {
+_MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], dict[str, pa.Table]]] = {
     catalog.ESTIMATES: _estimate,
     catalog.NOISES: _noise,
     catalog.STREAMED: _stream,
     catalog.AUDITED: _audit,
     catalog.SCREENED: _screened,
-    # made anew each time, from everything
-    catalog.TRANSFERRED: lambda connection, _: transfers.slopes(_rows(connection)),
-    catalog.FORESEEN: lambda connection, _: transfers.predictions(_rows(connection)),
-    catalog.RANKED: lambda connection, _: ranking.next_interventions(_rows(connection)),
+    catalog.TRANSFERRED: _transfer,
+    catalog.FORESEEN: _transfer,
+    catalog.WORTHS: _worth,
 }
 
 
@@ -445,7 +555,7 @@ def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows
         place = f'"{database}".{schema}'
         columns = {row[0] for row in connection.execute(f"DESCRIBE {place}.{source}").fetchall()}
         limited = not all_rows and table.scope in columns
-        where = f"WHERE {table.scope} IN (SELECT {table.scope} FROM dirty_{table.scope})" if limited else ""
+        where = f"WHERE {table.scope} IN (FROM {_dirty(table.scope)})" if limited and table.scope else ""
         connection.execute(f"CREATE TEMP VIEW {source} AS SELECT * FROM {place}.{source} {where}")
 
 

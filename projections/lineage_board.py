@@ -13,6 +13,8 @@ from projections.board import Option, Query, Row, figure
 from projections.claims import DELTA
 from projections.statistics import value
 
+PART = "lineage"  # all of it is one part of the ranking
+
 
 def options(query: Query) -> list[Option]:
     """One option a technique that the records know: with and without it, on the best record of its track."""

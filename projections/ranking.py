@@ -2,12 +2,14 @@
 
 Options come from board.py (our own platforms) and lineage_board.py (the records); here they get their score and
 their place. Scores of one metric compare as they are; across metrics a score counts in smallest effects that matter
-(its delta). An option that is blocked has its figures and no place.
+(its delta). An option that is blocked has its figures and no place. Places follow from the figures as the table shows
+them, so that the view `next_interventions` gives the same ones.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -17,18 +19,19 @@ from projections.board import Option, Query, figure
 from projections.statistics import value
 from projections.statistics.numeric import digits
 
-PROCEDURE = "next/1"
+PROCEDURE = "next/2"  # 2: the noise of a run is that of the table noise
+SINGLE = ("ablate", "add_seeds", "separate_aliases", "transfer_check")  # what the seed plan's rule knows of
 SCHEMA = pa.schema(
     [
+        ("part", pa.string()),
         ("id", pa.string()),
-        ("rank", pa.int64()),
         ("source", pa.string()),
         ("about", pa.string()),
         ("candidate", pa.string()),
         ("action", pa.string()),
         ("k", pa.int64()),
         *[(name, pa.float64()) for name in ("cost", "m", "sd", "gain", "score")],
-        ("seed_rule_rank", pa.int64()),
+        ("uncertain", pa.bool_()),
         ("feasible", pa.float64()),
         ("blocked_by", pa.string()),
         ("reason", pa.string()),
@@ -47,39 +50,39 @@ SCHEMA = pa.schema(
 Row = dict[str, Any]
 
 
-def next_interventions(query: Query) -> pa.Table:
-    """Rows of SCHEMA for everything that can be measured next."""
-    return pa.Table.from_pylist(ranked([*board.options(query), *lineage_board.options(query)]), schema=SCHEMA)
+def next_options(query: Query, parts: Collection[str] | None = None) -> pa.Table:
+    """Rows of SCHEMA for everything that can be measured next, or of that some parts."""
+    found = board.options(query, parts)
+    if parts is None or lineage_board.PART in parts:
+        found += lineage_board.options(query)
+    return pa.Table.from_pylist([_row(option) for option in found], schema=SCHEMA)
 
 
 def ranked(options: list[Option]) -> list[Row]:
-    """Options as rows, those with a place first, in its order."""
-    scored = []
-    for option in options:
-        asked = value.Option(option.id, option.parts, option.costs, option.feasible, bool(option.blocked_by))
-        scored.append((option, value.worth(asked, option.adopt)))
-    single = ("ablate", "add_seeds", "separate_aliases", "transfer_check")
+    """Options as rows of `next_interventions`, those with a place first, in its order."""
+    rows = sorted(map(_row, options), key=lambda row: (bool(row["blocked_by"]), -(row["score"] / row["delta"]), row["id"]))
     seeds = value.seed_rule(
         [
-            (option.id, option.parts[0].mean / option.delta, option.uncertain and not option.blocked_by)
-            for option, _ in scored
-            if option.action in single
+            (row["id"], (row["m"] if row["direction"] == "lower" else -row["m"]) / row["delta"], row["uncertain"])
+            for row in rows
+            if not row["blocked_by"]
         ]
     )
-    scored.sort(key=lambda pair: (bool(pair[0].blocked_by), -pair[1].score / pair[0].delta, pair[0].id))
     return [
-        _row(option, worth, None if option.blocked_by else number, seeds.get(option.id))
-        for number, (option, worth) in enumerate(scored, 1)
+        {**row, "rank": None if row["blocked_by"] else number, "seed_rule_rank": seeds.get(row["id"])}
+        for number, row in enumerate(rows, 1)
     ]
 
 
-def _row(option: Option, worth: value.Worth, rank: int | None, seed_rule: int | None) -> Row:
+def _row(option: Option) -> Row:
+    asked = value.Option(option.id, option.parts, option.costs, option.feasible, bool(option.blocked_by))
+    worth = value.worth(asked, option.adopt)
     best = option.parts[0]
     if option.action in ("grow_bank", "factorial_screen"):  # of many effects that one most worth knowing is told
         best = max(option.parts, key=lambda part: (value.gain(part.mean, part.variance, option.adopt), -part.mean))
     row: Row = {
+        "part": option.part,
         "id": option.id,
-        "rank": rank,
         "source": option.source,
         "about": option.where,
         "candidate": option.candidate,
@@ -90,7 +93,7 @@ def _row(option: Option, worth: value.Worth, rank: int | None, seed_rule: int | 
         "sd": math.sqrt(best.variance),
         "gain": worth.gain,
         "score": worth.score,
-        "seed_rule_rank": seed_rule,
+        "uncertain": option.uncertain and option.action in SINGLE,
         "feasible": option.feasible,
         "blocked_by": option.blocked_by,
         "reason": _reason(option, worth, best),

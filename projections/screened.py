@@ -70,6 +70,7 @@ def screened(query: Query, experiments: Sequence[str] | None = None) -> pa.Table
         FROM main.experiments AS plan
         INNER JOIN main.noise_arms AS other
             ON other.noise_class = plan.noise_class AND other.study <> plan.experiment AND other.variance > 0
+            AND other.unit = 'run'
         WHERE plan.experiment IN (SELECT experiment FROM facts.screen_planned)
         ORDER BY plan.experiment, other.study, other.arm""",
         (),

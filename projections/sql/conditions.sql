@@ -1,8 +1,9 @@
 -- One row a condition on a base: an arm by what it sets, whatever plans measured it and under which names.
 -- Equal settings on one base are one condition, so what several plans know of it stands together here. It is for
 -- ranking what to run next; a claim goes by its own plan's runs (`effects`).
--- kind: view
+-- kind: table
 -- key: base, noise_class, condition
+-- scope: base
 -- columns:
 --   base: fingerprint of what is the same in all arms
 --   noise_class: platform, scale, metric and stage
@@ -16,16 +17,7 @@
 --   wall_s: median wall time of a run that is ok
 --   last_seed: the largest seed that it ran
 --   position: position of its newest outcome
-WITH arms AS (
-    SELECT
-        experiment,
-        arm.name AS arm,
-        md5(to_json({'env': arm.env, 'args': arm.args, 'config': arm.config})::VARCHAR) AS condition
-    FROM (SELECT experiment, unnest(arms) AS arm FROM facts.experiment_registered)
-    GROUP BY experiment, arm, condition
-),
-
-told AS (
+WITH told AS (
     SELECT
         runs.base,
         runs.noise_class,
@@ -38,7 +30,7 @@ told AS (
         runs.started_position,
         runs.finished_position
     FROM runs
-    INNER JOIN arms ON arms.experiment = runs.experiment AND arms.arm = runs.arm
+    INNER JOIN experiment_arms AS arms ON arms.experiment = runs.experiment AND arms.arm = runs.arm
     WHERE runs.seed IS NOT NULL AND runs.status NOT IN ('running', 'interrupted', 'lost')
 ),
 

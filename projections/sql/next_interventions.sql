@@ -1,9 +1,8 @@
 -- One row a measurement that could be made next, with what it is worth for its cost. `ledger next` shows it.
 -- The score is the value of information: how much the choice to adopt a change is expected to improve, for the cost,
 -- times the probability that the runs can be made (projections/statistics/value.py). It ranks; it claims nothing.
--- kind: table
--- key: id
--- scope: all
+-- kind: view
+-- key: id, base, experiment
 -- columns:
 --   id: source, what it is about, action and candidate
 --   rank: place by score in units of delta, from 1; null for what is blocked
@@ -32,7 +31,12 @@
 --   engine_version: name and version of the procedure
 SELECT
     option.id,
-    option.rank,
+    CASE
+        WHEN option.blocked_by = ''
+            THEN row_number() OVER (
+                ORDER BY option.blocked_by <> '', option.score / option.delta DESC, option.id, option.base, option.experiment
+            )
+    END AS rank,
     option.source,
     option.about,
     option.candidate,
@@ -43,7 +47,15 @@ SELECT
     option.sd,
     option.gain,
     option.score,
-    option.seed_rule_rank,
+    CASE
+        WHEN option.blocked_by = '' AND option.uncertain
+            THEN row_number() OVER (
+                PARTITION BY option.blocked_by = '' AND option.uncertain
+                ORDER BY
+                    CASE WHEN option.direction = 'lower' THEN option.m ELSE -option.m END / option.delta,
+                    option.id, option.base, option.experiment
+            )
+    END AS seed_rule_rank,
     option.feasible,
     option.blocked_by,
     option.reason,
@@ -56,5 +68,5 @@ SELECT
     option.experiment,
     option.arms,
     option.engine_version
-FROM ranked AS option
-ORDER BY option.id
+FROM next_options AS option
+ORDER BY option.id, option.base, option.experiment

@@ -1,7 +1,6 @@
 -- One row an arm of an experiment whose seeds tell how much a run of its noise class varies.
--- Of equal cells (one measurement, in several plans) the first run counts. While a class has at most 256 runs all of
--- them count; then those up to the last step of a rising grid (each a quarter more), so that a single further run does
--- not move every figure of the class.
+-- Of equal cells (one measurement, in several plans) the first run counts, and of all runs those that `noise_steps`
+-- counts: up to an outcome that seldom moves.
 -- kind: table
 -- key: noise_class, unit, study, arm
 -- scope: noise_class
@@ -16,16 +15,15 @@
 --   variance: variance over its seeds
 --   newness: 1 for the arm of its unit that was complete last; the 200 newest are what others borrow
 --   position: position of its last outcome
-WITH RECURSIVE grid(n) AS (
-    SELECT 256
-    UNION ALL
-    SELECT n + n // 4 FROM grid WHERE n < 1000000000
-),
-
-values_of AS (
-    SELECT noise_class, coalesce(experiment, base) AS study, arm, seed, cell, value, started_position, finished_position
+WITH values_of AS (
+    SELECT
+        runs.noise_class, coalesce(runs.experiment, runs.base) AS study, runs.arm, runs.seed, runs.cell, runs.value,
+        runs.started_position, runs.finished_position
     FROM runs
-    WHERE status = 'ok' AND seed IS NOT NULL AND isfinite(value) AND abs(value) < 1e100
+    INNER JOIN noise_steps ON noise_steps.noise_class = runs.noise_class
+    WHERE
+        runs.status = 'ok' AND runs.seed IS NOT NULL AND isfinite(runs.value) AND abs(runs.value) < 1e100
+        AND runs.finished_position <= noise_steps.last
 ),
 
 firsts AS (
@@ -35,28 +33,8 @@ firsts AS (
     GROUP BY noise_class, cell, seed
 ),
 
-counted AS (
-    SELECT * FROM values_of WHERE started_position IN (SELECT started_position FROM firsts)
-),
-
-sizes AS (
-    SELECT noise_class, count(*) AS many, list(finished_position ORDER BY finished_position) AS positions
-    FROM counted
-    GROUP BY noise_class
-),
-
--- Up to which outcome of a class all count.
-steps AS (
-    SELECT
-        noise_class,
-        positions[CASE WHEN many <= 256 THEN many ELSE (SELECT max(n) FROM grid WHERE n <= many) END] AS last
-    FROM sizes
-),
-
 known AS (
-    SELECT counted.*
-    FROM counted
-    INNER JOIN steps ON steps.noise_class = counted.noise_class AND counted.finished_position <= steps.last
+    SELECT * FROM values_of WHERE started_position IN (SELECT started_position FROM firsts)
 ),
 
 -- Two runs that continue one checkpoint differ by far less than two runs: a unit of its own.

@@ -3,13 +3,13 @@
 -- metric that decides. Errors in both are taken in, and below three shared changes there is no slope.
 -- kind: table
 -- key: proxy, target
--- scope: all
+-- scope: proxy, target
 -- columns:
 --   proxy: noise class (platform, scale, metric, stage) that is cheaper, or another metric of the same runs
 --   target: noise class that counts
 --   metric: the target's metric
 --   same_runs: whether both were measured on the same runs
---   k: changes that were measured on both
+--   k: changes that were measured on both, at most the 200 newest
 --   b: posterior mean of the slope, target per proxy
 --   lo: lower end of its 90 % interval
 --   hi: upper end of its 90 % interval

@@ -1,7 +1,7 @@
 -- One row a change that a proxy has measured and its target has not: what the proxy foresees.
 -- kind: table
 -- key: proxy, target, intervention
--- scope: all
+-- scope: proxy, target
 -- columns:
 --   proxy: noise class that measured it
 --   target: noise class that did not

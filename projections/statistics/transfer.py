@@ -15,6 +15,7 @@ A least-squares slope is attenuated by the proxy's noise and a mean of ratios is
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -154,8 +155,13 @@ def _predict(x: float, sx: float, b: Array, tau: Array, omega: Array, weight: Ar
 def foreseen(x: float, sx: float, delta: float = 0.002) -> Prediction:
     """What a proxy's effect says of the target by the prior alone, before any intervention was measured on both."""
     positive(delta, "delta"), positive(sx, "standard error"), finite((x,), "proxy effect")
-    b, tau, omega, weight = _grid((), (), (), (), (), delta)
-    return _predict(x, sx, b, tau, omega, weight)
+    return _predict(x, sx, *_prior(delta))
+
+
+@functools.lru_cache(maxsize=8)
+def _prior(delta: float) -> tuple[Array, Array, Array, Array]:
+    """The grid before any observation."""
+    return _grid((), (), (), (), (), delta)
 
 
 def deming(x: Sequence[float], y: Sequence[float], ratio: float) -> float:
