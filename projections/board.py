@@ -105,7 +105,9 @@ def options(query: Query, parts: Collection[str] | None = None) -> list[Option]:
         cycles = [cycle for cycle in _cycles(query) if bases is None or cycle["base"] in bases]
         found = [option for cycle in cycles for option in _candidates(cycle, have, query)]
         taken = {(cycle["base"], key) for cycle in cycles for key in cycle["keys"]}
-        found += [option for arm in arms if (arm["base"], arm["condition"]) not in taken for option in _open(arm, have)]
+        found += [
+            option for arm in arms if (arm["base"], arm["condition"]) not in taken for option in _open(arm, have)
+        ]
         found += _screened(query, bases)
         found += _banks(arms, have)
         found += _screens(found, have)
@@ -187,6 +189,8 @@ def _arms(query: Query, bases: Collection[str] | None = None) -> list[Row]:
 
 def _cycles(query: Query) -> list[Row]:
     """The newest plan of every series of cycles, its candidates in their order."""
+    if not query("SELECT 1 AS there FROM facts.cycle_planned LIMIT 1", ()):
+        return []
     return query(
         """SELECT
             position, cycle, name, base, metric, direction, delta, adopt, seeds, batch, control, candidates,
@@ -358,6 +362,8 @@ def _lineage_priors(query: Query) -> dict[str, tuple[float, float]]:
 
 def _screened(query: Query, bases: Collection[str] | None) -> list[Option]:
     """Factors that a screen suggests: to be confirmed one at a time, with fresh seeds."""
+    if not query("SELECT 1 AS there FROM screen_effects WHERE candidate LIMIT 1", ()):
+        return []  # to ask is cheaper than what follows
     only, given = _only(bases, "experiments.base")
     rows = query(
         f"""SELECT screen_effects.*, experiments.base, experiments.name, experiments.delta AS size,
@@ -474,7 +480,9 @@ def _checks(query: Query) -> list[Option]:
     predictions = query("SELECT * FROM transfer_pred ORDER BY proxy, target, intervention", ())
     if not predictions:
         return []
-    slopes = {(row["proxy"], row["target"]): row for row in query("SELECT * FROM transfer ORDER BY proxy, target", ())}
+    slopes = {
+        (row["proxy"], row["target"]): row for row in query("SELECT * FROM transfer ORDER BY proxy, target", ())
+    }
     # Of the experiments on a target the first: an option names one plan that its runs may follow.
     targets = {
         row["noise_class"]: row

@@ -84,6 +84,17 @@ def _through(reads: frozenset[str]) -> set[str]:
     return {source for made, sources in MADE_FROM.items() if made in reads for source in sources}
 
 
+@functools.cache
+def facts(name: str) -> frozenset[str] | None:
+    """The facts (staging.py) that a table's rows come from in SQL alone; None where Python makes a part of them, for
+    that looks at what it likes."""
+    known = {table.name: table for table in tables()}
+    if name not in known:
+        return None if name in MADE_FROM else frozenset((name,))
+    parts = [facts(source) for source in known[name].reads]
+    return None if None in parts else frozenset().union(*[part for part in parts if part is not None])
+
+
 def parse(name: str, text: str) -> Table:
     """A table from its file's text. Raises ValueError naming what is missing."""
     head, sql = re.match(r"((?:--[^\n]*\n)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]

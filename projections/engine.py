@@ -28,19 +28,7 @@ from ledger.errors import CacheDamaged, LedgerError, UsageError
 from ledger.events import Head
 from ledger.merkle import Frontier, leaf_hashes
 from ledger.reading import connect, query
-from projections import (
-    alpha,
-    board,
-    catalog,
-    claims,
-    judged,
-    lineage_board,
-    noise,
-    ranking,
-    screened,
-    staging,
-    transfers,
-)
+from projections import alpha, catalog, claims, judged, noise, ranking, screened, staging, touched, transfers
 from projections.digest import parts_digest
 from projections.evidence import Query, gather
 
@@ -48,8 +36,6 @@ KEEP = 8  # caches of other heads that are kept
 _ARMS = "noise_arms"  # what the others of a noise class borrow
 _STEPS_OF = "noise_steps"  # up to which outcome they count
 _STEP = 200_000  # events staged in one transaction
-_SCOPES = ("run", "experiment", "record", "noise_class", "track", "base", "proxy, target", "part")
-_OF_LINEAGE = ("record_extracted", "leaderboard_extracted", "dag_revised")  # what a ranking takes from the records
 _MADE = {  # the relations that Python makes
     catalog.ESTIMATES: judged.SCHEMA,
     catalog.NOISES: noise.SCHEMA,
@@ -174,10 +160,10 @@ def _stands(path: str, head: Head) -> bool:
 
 def _advance(path: str, log: Log, head: Head, threads: int | None) -> None:
     """Bring the cache at `path` to `head`, from where it stands or from nothing."""
-    meta = _meta(path)
-    if meta is not None and meta.size <= head.position:
+    if os.path.exists(path):
         with contextlib.suppress(duckdb.Error), _writing(path, threads) as connection:  # a damaged file is of no use
-            if _extend(connection, log, _frontier(meta), head):
+            meta = _told(connection)
+            if meta is not None and meta.size <= head.position and _extend(connection, log, _frontier(meta), head):
                 return
     # None there, made by other code, longer than asked, or of another history: build anew, then rename.
     fresh = f"{path}.fresh"
@@ -213,7 +199,7 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("BEGIN")
     staging.create(connection)
     connection.execute("CREATE TABLE staged.meta (body VARCHAR)")
-    _clean(connection)
+    touched.clean(connection)
     for made, schema in _MADE.items():
         connection.register(made, schema.empty_table())
     for table in catalog.tables():
@@ -229,21 +215,9 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
-def _clean(connection: duckdb.DuckDBPyConnection) -> None:
-    """Nothing is dirty yet."""
-    for scope in _SCOPES:
-        columns = ", ".join(f"{column} VARCHAR" for column in scope.split(", "))
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {_dirty(scope)} ({columns})")
-
-
-def _dirty(scope: str) -> str:
-    """The temporary table with the values of a scope whose rows are made again."""
-    return "dirty_" + scope.replace(", ", "_")
-
-
 def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier, head: Head) -> bool:
     """Stage and project up to `head`. False, with nothing changed, when the log is of another history."""
-    _clean(connection)
+    touched.clean(connection)
     first = frontier.size
     connection.execute("BEGIN")
     try:
@@ -253,10 +227,11 @@ def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier,
         if frontier.size != head.position or frontier.root().hex() != head.root:
             connection.execute("ROLLBACK")
             return False
-        _mark_dirty(connection, first)
+        kinds = touched.mark_dirty(connection, first)
         made: dict[str, pa.Table] = {}
         for table in catalog.tables():
-            if table.kind == "table":
+            sources = catalog.facts(table.name)
+            if table.kind == "table" and (first == 0 or sources is None or not sources.isdisjoint(kinds)):
                 _project(connection, table, made, all_rows=first == 0)
         _remember(connection, frontier)
         connection.execute("COMMIT")
@@ -267,111 +242,12 @@ def _extend(connection: duckdb.DuckDBPyConnection, log: Log, frontier: Frontier,
     return True
 
 
-def _mark_dirty(connection: duckdb.DuckDBPyConnection, first: int) -> None:
-    """Runs and experiments that the events from `first` on touch, by themselves or by a retraction."""
-    touched = f"position >= {first}"
-    if connection.execute(f"SELECT 1 FROM staged.event_retracted WHERE {touched} LIMIT 1").fetchall():
-        touched = f"({touched} OR event_id IN (SELECT target FROM staged.event_retracted WHERE {touched}))"
-    for name in ("run_started", "run_finished"):
-        connection.execute(f"INSERT INTO dirty_run SELECT DISTINCT run FROM staged.{name} WHERE {touched}")
-    connection.execute(
-        f"""CREATE OR REPLACE TEMP TABLE dirty_plan AS
-        SELECT experiment FROM staged.experiment_registered WHERE {touched}
-        UNION SELECT experiment FROM staged.screen_planned WHERE {touched}"""
-    )
-    connection.execute("INSERT INTO dirty_experiment SELECT experiment FROM dirty_plan")
-    # A registration changes what its runs are; a run changes what its experiment shows.
-    connection.execute(
-        """INSERT INTO dirty_run SELECT DISTINCT run FROM staged.run_started
-        WHERE experiment IN (SELECT experiment FROM dirty_experiment)"""
-    )
-    connection.execute(
-        """INSERT INTO dirty_experiment SELECT DISTINCT experiment FROM staged.run_started
-        WHERE experiment IS NOT NULL AND run IN (SELECT run FROM dirty_run)"""
-    )
-    # What runs and controls were shared with, before the tables change and (in _reach) after.
-    connection.execute("CREATE OR REPLACE TEMP TABLE changed_class (noise_class VARCHAR)")
-    connection.execute(
-        """CREATE OR REPLACE TEMP TABLE dirty_bank AS
-        SELECT base, control_key, metric, noise_class FROM main.experiments LIMIT 0"""
-    )
-    _mark_classes(connection)
-    _mark_banks(connection)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE steps_before AS {_STEPS}")
-    # Where what can be measured next may be worth something else; the bases of experiments come later (_mark_parts).
-    connection.execute(
-        f"""INSERT INTO dirty_base
-        SELECT DISTINCT base FROM staged.run_started WHERE run IN (SELECT run FROM dirty_run)
-        UNION SELECT base FROM staged.cycle_planned WHERE {touched}
-            OR cycle IN (SELECT cycle FROM staged.cycle_ranked WHERE {touched})
-        UNION SELECT base FROM staged.experiment_registered
-            WHERE experiment IN (SELECT experiment FROM staged.decision_made WHERE {touched})"""
-    )
-    # Records share their noise and their pull requests: a reading of one changes what the others show.
-    some = {
-        name: bool(connection.execute(f"SELECT 1 FROM staged.{name} WHERE {touched} LIMIT 1").fetchall())
-        for name in _OF_LINEAGE
-    }
-    if some["record_extracted"] or some["leaderboard_extracted"]:
-        connection.execute(
-            """INSERT INTO dirty_record SELECT '' UNION
-                SELECT record FROM staged.record_extracted UNION SELECT record FROM main.claim_audit"""
-        )
-    if any(some.values()):
-        connection.execute("INSERT INTO dirty_part VALUES ($1)", [lineage_board.PART])
-
-
-# Of the noise classes in question, up to which outcome their runs count, and whether one of the runs in question does.
-_STEPS = """SELECT steps.noise_class, steps.last, bool_or(runs.finished_position <= steps.last) AS counts
-    FROM main.noise_steps AS steps
-    LEFT JOIN main.runs ON runs.noise_class = steps.noise_class AND runs.run IN (SELECT run FROM dirty_run)
-    WHERE steps.noise_class IN (SELECT noise_class FROM dirty_noise_class)
-    GROUP BY ALL"""
-
-
-def _mark_classes(connection: duckdb.DuckDBPyConnection) -> None:
-    """Noise classes that the runs and the plans in question are in."""
-    connection.execute(
-        """INSERT INTO dirty_noise_class
-        SELECT DISTINCT noise_class FROM main.runs WHERE run IN (SELECT run FROM dirty_run)
-        UNION SELECT noise_class FROM main.experiments WHERE experiment IN (SELECT experiment FROM dirty_plan)"""
-    )
-
-
-def _mark_banks(connection: duckdb.DuckDBPyConnection) -> None:
-    """Controls that experiments share, of those experiments whose plan or control runs are in question."""
-    connection.execute(
-        """INSERT INTO dirty_bank
-        SELECT DISTINCT base, control_key, metric, noise_class
-        FROM main.experiments AS plan
-        WHERE experiment IN (SELECT experiment FROM dirty_experiment) AND (
-            experiment IN (SELECT experiment FROM dirty_plan)
-            OR experiment IN (
-                SELECT started.experiment FROM staged.run_started AS started
-                WHERE started.run IN (SELECT run FROM dirty_run) AND started.arm = plan.control
-            )
-        )"""
-    )
-
-
-def _reach(connection: duckdb.DuckDBPyConnection) -> None:
-    """Further experiments whose judgement the events change: of a noise class that knows another noise than before,
-    and of a base whose controls changed."""
-    _mark_banks(connection)
-    connection.execute(
-        """INSERT INTO dirty_experiment
-        SELECT experiment FROM main.experiments
-        WHERE (base, control_key, metric, noise_class) IN (FROM dirty_bank)
-            OR noise_class IN (FROM changed_class)"""
-    )
-
-
 def _project(
     connection: duckdb.DuckDBPyConnection, table: catalog.Table, made: dict[str, pa.Table], all_rows: bool
 ) -> None:
     """Make the dirty rows of a table again; `made` are the relations that Python made so far."""
     if table.name == _STEPS_OF and not all_rows:
-        _mark_classes(connection)
+        touched.mark_classes(connection)
     needed = sorted(table.reads & _MADE.keys())
     for name in needed:
         if name not in made:
@@ -379,11 +255,13 @@ def _project(
         connection.register(name, made[name])
     if table.name == _ARMS and not all_rows:
         _exchange(connection, table)
-        _reach(connection)
+        touched.reach(connection)
     else:
         # No table reads itself, so its own name is not among the views that hide others.
         _scope(connection, table, all_rows)
-        connection.execute(f"DELETE FROM main.{table.name} WHERE ({table.scope}) IN (FROM {_dirty(table.scope or '')})")
+        connection.execute(
+            f"DELETE FROM main.{table.name} WHERE ({table.scope}) IN (FROM {touched.dirty(table.scope or '')})"
+        )
         connection.execute(f"INSERT INTO main.{table.name} {table.sql}")
         _unscope(connection, table)
     for name in needed:
@@ -399,7 +277,8 @@ def _exchange(connection: duckdb.DuckDBPyConnection, table: catalog.Table) -> No
     same = connection.execute(
         f"""SELECT coalesce(bool_and(before.last IS NOT DISTINCT FROM now.last
             AND NOT coalesce(before.counts, false) AND NOT coalesce(now.counts, false)), true)
-        FROM steps_before AS before FULL JOIN ({_STEPS}) AS now ON now.noise_class = before.noise_class"""
+        FROM steps_before AS before FULL JOIN ({touched.STEPS}) AS now ON now.noise_class = before.noise_class
+        WHERE coalesce(now.noise_class, before.noise_class) IN (FROM dirty_noise_class)"""
     ).fetchall()[0][0]
     if same:
         return
@@ -451,7 +330,9 @@ def _screened(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str
 
 def _classes(query: Query) -> list[str]:
     """The noise classes in question."""
-    return [row["noise_class"] for row in query("SELECT DISTINCT noise_class FROM dirty_noise_class ORDER BY ALL", ())]
+    return [
+        row["noise_class"] for row in query("SELECT DISTINCT noise_class FROM dirty_noise_class ORDER BY ALL", ())
+    ]
 
 
 def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
@@ -465,7 +346,7 @@ def _noise(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, p
 
 def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
     """A stream depends on all that came before: all of it, or nothing."""
-    if not _some(connection, "experiment", all_rows):
+    if not touched.some(connection, "experiment", all_rows):
         return {catalog.STREAMED: alpha.SCHEMA.empty_table()}
     connection.execute("INSERT INTO dirty_track VALUES ('confirm')")
     return {catalog.STREAMED: alpha.stream(connection.sql(alpha.ASKED).to_arrow_table())}
@@ -473,7 +354,7 @@ def _stream(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, 
 
 def _audit(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, pa.Table]:
     """Recompute what the records claim, all of it or nothing."""
-    if not _some(connection, "record", False):
+    if not touched.some(connection, "record", False):
         return {catalog.AUDITED: claims.SCHEMA.empty_table()}
     keys = {table.name: ", ".join(table.key) for table in catalog.tables()}
     given = [
@@ -504,35 +385,9 @@ def _worth(connection: duckdb.DuckDBPyConnection, all_rows: bool) -> dict[str, p
     query = _rows(connection)
     wanted: list[str] | None = None
     if not all_rows:
-        _mark_parts(connection)
+        touched.mark_parts(connection)
         wanted = [row["part"] for row in query("SELECT DISTINCT part FROM dirty_part ORDER BY ALL", ())]
     return {catalog.WORTHS: ranking.next_options(query, wanted)}
-
-
-def _mark_parts(connection: duckdb.DuckDBPyConnection) -> None:
-    """The parts of the ranking that the events change."""
-    connection.execute(
-        """INSERT INTO dirty_base
-        SELECT DISTINCT base FROM staged.experiment_registered
-        WHERE experiment IN (SELECT experiment FROM dirty_experiment)
-        UNION SELECT base FROM staged.cycle_planned
-        WHERE concat_ws(', ', noise_class.platform, noise_class.scale, noise_class.metric, noise_class.stage)
-            IN (FROM changed_class)"""
-    )
-    # What the records say is the prior of candidates whose technique they know, and what arms set are their columns.
-    if _some(connection, "part", False):
-        connection.execute("INSERT INTO dirty_base SELECT base FROM staged.cycle_planned")
-    plans = bool(connection.execute("SELECT 1 FROM dirty_plan LIMIT 1").fetchall())
-    if plans:
-        connection.execute("INSERT INTO dirty_part VALUES ($1)", [lineage_board.PART])
-    pairs = "SELECT 1 FROM main.transfer WHERE proxy IN (FROM dirty_noise_class) OR target IN (FROM dirty_noise_class)"
-    if plans or _some(connection, "proxy_target", False) or connection.execute(f"{pairs} LIMIT 1").fetchall():
-        connection.execute("INSERT INTO dirty_part VALUES ($1)", [board.TRANSFER])
-    connection.execute("INSERT INTO dirty_part SELECT DISTINCT $1 || base FROM dirty_base", [board.part_of("")])
-
-
-def _some(connection: duckdb.DuckDBPyConnection, scope: str, all_rows: bool) -> bool:
-    return all_rows or bool(connection.execute(f"SELECT 1 FROM dirty_{scope} LIMIT 1").fetchall())
 
 
 _MAKERS: dict[str, Callable[[duckdb.DuckDBPyConnection, bool], dict[str, pa.Table]]] = {
@@ -555,7 +410,7 @@ def _scope(connection: duckdb.DuckDBPyConnection, table: catalog.Table, all_rows
         place = f'"{database}".{schema}'
         columns = {row[0] for row in connection.execute(f"DESCRIBE {place}.{source}").fetchall()}
         limited = not all_rows and table.scope in columns
-        where = f"WHERE {table.scope} IN (FROM {_dirty(table.scope)})" if limited and table.scope else ""
+        where = f"WHERE {table.scope} IN (FROM {touched.dirty(table.scope)})" if limited and table.scope else ""
         connection.execute(f"CREATE TEMP VIEW {source} AS SELECT * FROM {place}.{source} {where}")
 
 
@@ -584,11 +439,18 @@ def _meta(path: str) -> _Meta | None:
         return None
     try:
         with connect(path) as connection:
-            row = connection.execute("SELECT body FROM staged.meta").fetchone()
-        meta = msgspec.json.decode(row[0], type=_Meta) if row else None
-    except (duckdb.Error, msgspec.MsgspecError):
+            return _told(connection)
+    except duckdb.Error:
         return None
-    return meta if meta is not None and meta.code == catalog.code_digest() else None
+
+
+def _told(connection: duckdb.DuckDBPyConnection) -> _Meta | None:
+    """What an open cache says of itself; None for one made by other code."""
+    row = connection.execute("SELECT body FROM staged.meta").fetchone()
+    with contextlib.suppress(msgspec.MsgspecError):
+        meta = msgspec.json.decode(row[0], type=_Meta) if row else None
+        return meta if meta is not None and meta.code == catalog.code_digest() else None
+    return None
 
 
 def _frontier(meta: _Meta) -> Frontier:

@@ -60,7 +60,9 @@ def next_options(query: Query, parts: Collection[str] | None = None) -> pa.Table
 
 def ranked(options: list[Option]) -> list[Row]:
     """Options as rows of `next_interventions`, those with a place first, in its order."""
-    rows = sorted(map(_row, options), key=lambda row: (bool(row["blocked_by"]), -(row["score"] / row["delta"]), row["id"]))
+    rows = sorted(
+        map(_row, options), key=lambda row: (bool(row["blocked_by"]), -(row["score"] / row["delta"]), row["id"])
+    )
     seeds = value.seed_rule(
         [
             (row["id"], (row["m"] if row["direction"] == "lower" else -row["m"]) / row["delta"], row["uncertain"])

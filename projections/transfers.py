@@ -11,7 +11,7 @@ their control's noise, which the model does not know of: with few control seeds 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -44,29 +44,11 @@ NEWEST = 200  # changes that a slope is estimated from
 
 Row = dict[str, Any]
 Query = Callable[[str, tuple[Any, ...]], list[Row]]
-Key = tuple[str, str]  # (control's condition, condition): a change by what it sets
-
-
-class Seen(NamedTuple):
-    """A change as one noise class shows it: its newest name, its effect, and the position of its newest run."""
-
-    name: str
-    experiment: str
-    effect: float
-    se: float
-    position: int
-
-
-class Effects(NamedTuple):
-    """What a noise class shows: each change, the controls that it ran, and the variance of a run."""
-
-    seen: Mapping[Key, Seen]
-    controls: frozenset[str]
-    noise: float | None
 
 
 class Class(NamedTuple):
-    """A noise class. `wall_s` is what a run of a control takes, infinite where none told it."""
+    """A noise class. `wall_s` is what a run of a control takes, infinite where none told it; `noise` is the variance
+    of a run, None where nothing was repeated."""
 
     name: str
     place: str
@@ -74,24 +56,18 @@ class Class(NamedTuple):
     metric: str
     delta: float
     wall_s: float
+    noise: float | None
 
 
 def transfers(query: Query, only: Collection[str] | None = None) -> tuple[pa.Table, pa.Table]:
     """Rows of SCHEMA and of PREDICTED; with `only` those of pairs that one of these noise classes is in."""
-    if only is not None and not only:
-        return SCHEMA.empty_table(), PREDICTED.empty_table()
     classes = _classes(query)
-    effects: dict[str, Effects] = {}
     found: list[Row] = []
     predicted: list[Row] = []
     for pair in _pairs(classes):
         if only is None or not {*pair}.isdisjoint(only):
-            for name in pair:
-                if name not in effects:
-                    effects[name] = _effects(query, classes[name])
-            proxy, target = pair
-            _across(proxy, effects[proxy], classes[target], effects[target], found, predicted)
-    for name in sorted(classes if only is None else classes.keys() & only):
+            _across(query, classes[pair[0]], classes[pair[1]], found, predicted)
+    for name in sorted(classes if only is None else classes.keys() & {*only}):
         _within(query, classes[name], found)
     for row in (*found, *predicted):
         row.update({key: digits(value) for key, value in row.items() if type(value) is float})
@@ -107,7 +83,9 @@ def _classes(query: Query) -> dict[str, Class]:
             arg_max(told.stage, told.position) AS stage,
             arg_max(told.outcome, told.position) AS metric,
             arg_max(experiments.delta, told.position) AS delta,
-            coalesce(quantile_disc(told.wall_s, 0.5) FILTER (told.control = told.condition), 'inf'::DOUBLE) AS wall_s
+            coalesce(quantile_disc(told.wall_s, 0.5) FILTER (told.control = told.condition), 'inf'::DOUBLE) AS wall_s,
+            list_sum(list(told.squares ORDER BY told.base, told.control, told.condition))
+                / nullif(sum(told.n - 1), 0) AS noise
         FROM change_metrics AS told
         INNER JOIN experiments ON experiments.experiment = told.experiment
         WHERE told.metric = told.outcome
@@ -129,117 +107,130 @@ def _pairs(classes: Mapping[str, Class]) -> list[tuple[str, str]]:
     return sorted(pairs)
 
 
-def _effects(query: Query, one: Class) -> Effects:
-    """Effects of a class on its own metric, of several bases the one with most seeds."""
-    rows = query(
-        """SELECT base, control, condition, arm, experiment, n, mean, squares, position FROM change_metrics
-        WHERE noise_class = $1 AND metric = $2 ORDER BY base, control, condition""",
-        (one.name, one.metric),
-    )
-    noise = _pooled([row["squares"] for row in rows], [row["n"] for row in rows])
-    controls = {(row["base"], row["control"]): row for row in rows if row["control"] == row["condition"]}
-    known = frozenset(row["control"] for row in rows)
-    if noise is None or noise <= 0:
-        return Effects({}, known, None)
-    found: dict[Key, Seen] = {}
-    for row in rows:
-        key = (row["control"], row["condition"])
-        base = controls.get((row["base"], row["control"]))
-        if base is None or base is row:
-            continue
-        se = math.sqrt(noise * (1.0 / row["n"] + 1.0 / base["n"]))
-        newest = max(row["position"], base["position"])
-        seen = Seen(row["arm"], row["experiment"], row["mean"] - base["mean"], se, newest)
-        before = found.get(key)
-        if before is None or (seen.se, -seen.position) < (before.se, -before.position):
-            found[key] = seen
-    return Effects(found, known, noise)
+# Every change as the classes $1 and $2 show it on their own metric, of several bases that with most seeds; `per`
+# times the variance of a run is the variance of an effect.
+_SEEN = """WITH seen AS (
+        SELECT
+            t.noise_class, t.control, t.condition, t.arm, t.experiment, t.mean - c.mean AS effect,
+            1.0 / t.n + 1.0 / c.n AS per, greatest(t.position, c.position) AS position
+        FROM change_metrics AS t
+        INNER JOIN change_metrics AS c
+            ON c.noise_class = t.noise_class AND c.base = t.base AND c.control = t.control
+            AND c.metric = t.metric AND c.condition = c.control
+        WHERE t.noise_class IN ($1, $2) AND t.metric = $3 AND t.outcome = $3 AND t.condition <> t.control
+        QUALIFY row_number() OVER (
+            PARTITION BY t.noise_class, t.control, t.condition ORDER BY per, position DESC, t.base
+        ) = 1
+    ),
+    xs AS (SELECT * FROM seen WHERE noise_class = $1),
+    ys AS (SELECT * FROM seen WHERE noise_class = $2)"""
 
 
-def _pooled(sums: Sequence[float], sizes: Sequence[int]) -> float | None:
-    """A variance or covariance within arms from sums of squares or products; None without a repeated run."""
-    df = sum(sizes) - len(sizes)
-    return math.fsum(sums) / df if df else None
-
-
-def _across(
-    proxy: str, cheap: Effects, target: Class, dear: Effects, found: list[Row], predicted: list[Row]
-) -> None:
+def _across(query: Query, proxy: Class, target: Class, found: list[Row], predicted: list[Row]) -> None:
     """One noise class as a proxy of another."""
-    xs, ys = cheap.seen, dear.seen
-    shared = sorted(xs.keys() & ys.keys(), key=lambda key: (-max(xs[key].position, ys[key].position), key))[:NEWEST]
-    rest = sorted(key for key in xs.keys() - ys.keys() if key[0] in dear.controls)
+    if not proxy.noise:
+        return
+    shared: list[Row] = []
+    if target.noise:
+        shared = query(
+            f"""{_SEEN}
+            SELECT xs.effect AS x, xs.per * $4 AS vx, ys.effect AS y, ys.per * $5 AS vy
+            FROM xs INNER JOIN ys ON ys.control = xs.control AND ys.condition = xs.condition
+            ORDER BY greatest(xs.position, ys.position) DESC, xs.control, xs.condition
+            LIMIT {NEWEST}""",
+            (proxy.name, target.name, target.metric, proxy.noise, target.noise),
+        )
+    rest = query(
+        f"""{_SEEN}
+        SELECT arm, experiment, effect AS x, per * $4 AS vx
+        FROM xs
+        WHERE control IN (SELECT control FROM change_metrics WHERE noise_class = $2)
+            AND (NOT $5 OR (control, condition) NOT IN (SELECT control, condition FROM ys))
+        ORDER BY control, condition""",
+        (proxy.name, target.name, target.metric, proxy.noise, bool(target.noise)),
+    )
     if not shared and not rest:
         return
-    new = [(xs[key].effect, xs[key].se) for key in rest]
+    new = [(row["x"], math.sqrt(row["vx"])) for row in rest]
     told = None
     if len(shared) >= FEWEST:
         told = transfer(
-            [xs[key].effect for key in shared],
-            [xs[key].se for key in shared],
-            [ys[key].effect for key in shared],
-            [ys[key].se for key in shared],
+            [row["x"] for row in shared],
+            [math.sqrt(row["vx"]) for row in shared],
+            [row["y"] for row in shared],
+            [math.sqrt(row["vy"]) for row in shared],
             target.delta,
             new,
         )
-    found.append(_row(proxy, target, False, len(shared), told, dear.noise))
+    found.append(_row(proxy.name, target, False, len(shared), told, target.noise or None))
     said = told.predictions if told else [foreseen(x, sx, target.delta) for x, sx in new]
     predicted += [
         {
-            "proxy": proxy,
+            "proxy": proxy.name,
             "target": target.name,
-            "intervention": xs[key].name,
-            "x": xs[key].effect,
-            "sx": xs[key].se,
+            "intervention": row["arm"],
+            "x": row["x"],
+            "sx": math.sqrt(row["vx"]),
             "pred": one.mean,
             "sd": one.sd,
-            "experiment": xs[key].experiment,
+            "experiment": row["experiment"],
         }
-        for key, one in zip(rest, said, strict=True)
+        for row, one in zip(rest, said, strict=True)
     ]
 
 
 def _within(query: Query, one: Class, found: list[Row]) -> None:
     """Other losses of the same runs as proxies of the metric that decides."""
-    rows = query(
+    if not one.noise:
+        return
+    pooled = query(
         """SELECT
-            metric, outcome = metric AS decides, base, control, condition, n, mean, outcome_mean, squares, products,
-            position
+            metric,
+            list_sum(list(squares ORDER BY base, control, condition)) / nullif(sum(n - 1), 0) AS vx,
+            list_sum(list(products ORDER BY base, control, condition)) / nullif(sum(n - 1), 0) AS vxy
         FROM change_metrics
-        WHERE noise_class = $1 AND outcome = $2 ORDER BY metric, base, control, condition""",
+        WHERE noise_class = $1 AND outcome = $2 AND metric <> $2
+        GROUP BY metric ORDER BY metric""",
         (one.name, one.metric),
     )
-    own = [row for row in rows if row["decides"]]
-    vy = _pooled([row["squares"] for row in own], [row["n"] for row in own])
-    for metric, group in groupby([row for row in rows if not row["decides"]], key=lambda row: row["metric"]):
-        told = list(group)
-        sizes = [row["n"] for row in told]
-        vx, vxy = _pooled([row["squares"] for row in told], sizes), _pooled([row["products"] for row in told], sizes)
-        if not vx or not vy or vxy is None or vxy * vxy >= (1 - 1e-6) * vx * vy:  # one is the other in another unit
+    if not pooled:
+        return
+    pairs = query(
+        f"""SELECT
+            t.metric, t.mean - c.mean AS x, t.outcome_mean - c.outcome_mean AS y, 1.0 / t.n + 1.0 / c.n AS per,
+            c.mean AS level, c.outcome_mean AS outcome
+        FROM change_metrics AS t
+        INNER JOIN change_metrics AS c
+            ON c.noise_class = t.noise_class AND c.base = t.base AND c.control = t.control
+            AND c.metric = t.metric AND c.condition = c.control
+        WHERE t.noise_class = $1 AND t.outcome = $2 AND t.metric <> $2 AND t.condition <> t.control
+        QUALIFY row_number() OVER (
+            PARTITION BY t.metric ORDER BY greatest(t.position, c.position) DESC, t.base, t.control, t.condition
+        ) <= {NEWEST}
+        ORDER BY t.metric, t.base, t.control, t.condition""",
+        (one.name, one.metric),
+    )
+    mine = {metric: list(group) for metric, group in groupby(pairs, key=lambda row: str(row["metric"]))}
+    for row in pooled:
+        vx, vxy, vy = row["vx"], row["vxy"], one.noise
+        if not vx or vxy is None or vxy * vxy >= (1 - 1e-6) * vx * vy:  # one is the other in another unit
             continue
-        controls = {(row["base"], row["control"]): row for row in told if row["control"] == row["condition"]}
-        pairs = [
-            (row, controls[row["base"], row["control"]])
-            for row in told
-            if row["control"] != row["condition"] and (row["base"], row["control"]) in controls
-        ]
-        pairs = sorted(pairs, key=lambda pair: -max(pair[0]["position"], pair[1]["position"]))[:NEWEST]
-        if len(pairs) < FEWEST or any(c["mean"] == 0 for _, c in pairs):
+        told = mine.get(row["metric"], [])
+        if len(told) < FEWEST or any(each["level"] == 0 for each in told):
             continue
         # The prior of the slope is meant for one unit: the proxy's effects are told in the target's, by the levels.
-        unit = math.fsum([abs(c["outcome_mean"] / c["mean"]) for _, c in pairs]) / len(pairs)
-        per = [1.0 / t["n"] + 1.0 / c["n"] for t, c in pairs]
+        unit = math.fsum([abs(each["outcome"] / each["level"]) for each in told]) / len(told)
         said = transfer(
-            [(t["mean"] - c["mean"]) * unit for t, c in pairs],
-            [math.sqrt(vx * p) * unit for p in per],
-            [t["outcome_mean"] - c["outcome_mean"] for t, c in pairs],
-            [math.sqrt(vy * p) for p in per],
+            [each["x"] * unit for each in told],
+            [math.sqrt(vx * each["per"]) * unit for each in told],
+            [each["y"] for each in told],
+            [math.sqrt(vy * each["per"]) for each in told],
             one.delta,
-            sxy=[vxy * p * unit for p in per],
+            sxy=[vxy * each["per"] * unit for each in told],
         )
         said = said._replace(b=said.b * unit, low=said.low * unit, high=said.high * unit)
-        proxy = f"{one.place}, {metric}, {one.stage}"
-        found.append(_row(proxy, one, True, len(pairs), said, vy))
+        proxy = f"{one.place}, {row['metric']}, {one.stage}"
+        found.append(_row(proxy, one, True, len(told), said, vy))
 
 
 def _row(proxy: str, target: Class, same_runs: bool, k: int, told: Transfer | None, noise: float | None) -> Row:

@@ -19,47 +19,14 @@
 --   started_position: position of run.started
 --   finished_position: position of run.finished
 --   finished_id: event id of run.finished
-WITH ended AS NOT MATERIALIZED (
-    SELECT
-        * REPLACE (
-            CASE WHEN status = 'ok' AND (value IS NULL OR NOT isfinite(value)) THEN 'diverged' ELSE status END AS status,
-            CASE WHEN status = 'ok' AND isfinite(value) THEN value END AS value
-        )
-    FROM runs
-    WHERE experiment IS NOT NULL AND seed IS NOT NULL AND status NOT IN ('running', 'interrupted', 'lost')
-),
-
-planned AS NOT MATERIALIZED (
-    SELECT arms.experiment, arms.arm, seeds.seed, min(arms.position) AS position
-    FROM (SELECT experiment, position, unnest(arms).name AS arm FROM facts.experiment_registered) AS arms
-    INNER JOIN (SELECT experiment, position, unnest(seeds) AS seed FROM facts.experiment_registered) AS seeds
-        ON seeds.experiment = arms.experiment AND seeds.position = arms.position
-    GROUP BY arms.experiment, arms.arm, seeds.seed
-),
-
-tuned AS NOT MATERIALIZED (
-    SELECT DISTINCT experiment, unnest(tuning_seeds) AS seed FROM facts.experiment_registered
-),
-
-own AS NOT MATERIALIZED (
-    SELECT
-        ended.*,
-        ended.started_position < planned.position AS early,
-        ended.seed_role = 'tuning' OR tuned.seed IS NOT NULL AS tuning
-    FROM ended
-    INNER JOIN planned
-        ON planned.experiment = ended.experiment AND planned.arm = ended.arm AND planned.seed = ended.seed
-    LEFT JOIN tuned ON tuned.experiment = ended.experiment AND tuned.seed = ended.seed
-),
-
--- Of several measurements of one cell the first that is ok counts.
-controls AS (
+WITH controls AS (
     SELECT
         own.*, experiments.control_key, experiments.metric AS judged_metric, experiments.noise_class AS judged_class
-    FROM own
+    FROM planned_runs AS own
     INNER JOIN experiments ON experiments.experiment = own.experiment AND experiments.control = own.arm
 ),
 
+-- Of several measurements of one cell the first that is ok counts.
 shared AS (
     SELECT *
     FROM controls
@@ -89,7 +56,7 @@ bank AS (
 SELECT
     experiment, false AS bank, arm, seed, run, status, value, early, tuning, block, base,
     started_position, finished_position, finished_id
-FROM own
+FROM planned_runs
 UNION ALL
 SELECT
     judged AS experiment, true AS bank, as_arm AS arm, seed, run, status, value, early, tuning, block, base,
