@@ -3,8 +3,9 @@
     python -m benchmarks.verdicts [--plans N]
 
 Plans of 7 changes and a control with 8 seeds each, five on one base, so that each has the controls of four more;
-one noise class for all. CPU is that of this process, all threads; one DuckDB thread. The default of 1,250 plans is
-10,000 arms of 8 seeds. Exit code 1 when all take 5 s of CPU or more, or one more run .5 s or more.
+one noise class for all, no change in two plans, and a training loss that every run tells beside its score. CPU is that
+of this process, all threads; one DuckDB thread. The default of 1,250 plans is 10,000 arms of 8 seeds. Exit code 1 when
+all take 5 s of CPU or more, or one more run .5 s or more.
 """
 
 from __future__ import annotations
@@ -42,10 +43,17 @@ def one_run(experiment: str, base: str, arm: str, seed: int, value: float) -> li
         cell=f"{base}-{arm if arm == ARMS[0] else experiment + arm}-{seed}", noise_class=NOISE, pair_tier="seed",
         stage="train",
     )  # fmt: skip
+    loss = 3.1 * value + random.Random(run).gauss(0, 0.002)
     end = blank(
-        events.RunFinished, run=run, status="ok", metric="val_bpb", value=value, ended_at="2026-01-01T00:00:00Z"
-    )
+        events.RunFinished, run=run, status="ok", metric="val_bpb", value=value, wall_s=600.0,
+        finals=(events.FinalMetric("train_loss", loss, 1000),), ended_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
     return [Draft(f"run/{run}", start), Draft(f"run/{run}", end)]
+
+
+def arm(experiment: str, name: str) -> events.Arm:
+    """An arm whose settings no other plan has; the control has none."""
+    return blank(events.Arm, name=name, args=() if name == ARMS[0] else (f"--{experiment}={name}",))
 
 
 def history(plans: int) -> Iterator[list[Draft]]:
@@ -58,16 +66,16 @@ def history(plans: int) -> Iterator[list[Draft]]:
             events.ExperimentRegistered, experiment=name, name=name, family=name, metric="val_bpb", delta=0.002,
             alpha=0.05, seeds=seeds, seed_role="confirm", control=ARMS[0], base=base, pair_tier="seed",
             noise_class=NOISE, stopping="fixed", policy="ledger/1",
-            arms=tuple(blank(events.Arm, name=arm) for arm in ARMS),
-            hypotheses=tuple(blank(events.Hypothesis, arm=arm) for arm in ARMS[1:]),
+            arms=tuple(arm(name, one) for one in ARMS),
+            hypotheses=tuple(blank(events.Hypothesis, arm=one) for one in ARMS[1:]),
         )  # fmt: skip
         drafts = [Draft(f"experiment/{name}", plan)]
-        for arm in ARMS:
-            shift = 0.0 if arm == ARMS[0] else rng.choice([0.0, 0.0, 0.001, -0.002, -0.005])
+        for one in ARMS:
+            shift = 0.0 if one == ARMS[0] else rng.choice([0.0, 0.0, 0.001, -0.002, -0.005])
             for seed in seeds:
-                if (name, arm, seed) in LATE:
+                if (name, one, seed) in LATE:
                     continue
-                drafts += one_run(name, base, arm, seed, 1.08 + shift + rng.gauss(0, 0.0007))
+                drafts += one_run(name, base, one, seed, 1.08 + shift + rng.gauss(0, 0.0007))
         yield drafts
 
 
@@ -106,8 +114,8 @@ def main() -> int:
         print(f"  of it every effect             {effects:6.2f}")
         print(f"every decision                   {decisions:6.2f}")
         late = []
-        for name, arm, seed in LATE:
-            log.writer.append(one_run(name, "base0", arm, seed, 1.0801))
+        for name, one, seed in LATE:
+            log.writer.append(one_run(name, "base0", one, seed, 1.0801))
             late.append(cpu(lambda: tables(log, threads=1)))
         print(f"one more run                     {max(late):6.2f}   (largest of {len(late)}; the last is a control)")
         failed = effects + decisions >= 5 or max(late) >= 0.5
