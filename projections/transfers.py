@@ -119,7 +119,8 @@ _SEEN = """WITH seen AS (
             AND c.metric = t.metric AND c.condition = c.control
         WHERE t.noise_class IN ($1, $2) AND t.metric = $3 AND t.outcome = $3 AND t.condition <> t.control
         QUALIFY row_number() OVER (
-            PARTITION BY t.noise_class, t.control, t.condition ORDER BY per, greatest(t.position, c.position) DESC, t.base
+            PARTITION BY t.noise_class, t.control, t.condition
+            ORDER BY per, greatest(t.position, c.position) DESC, t.base
         ) = 1
     ),
     xs AS (SELECT * FROM seen WHERE noise_class = $1),

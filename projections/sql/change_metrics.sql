@@ -13,7 +13,7 @@
 --   outcome: name of the metric that decides
 --   place: platform and scale
 --   stage: data, train, late, quant or eval
---   arm: newest name of the condition
+--   arm: newest name of the condition among the runs that told the metric
 --   experiment: the experiment that it has this name in
 --   n: seeds that told both metrics
 --   mean: mean of the metric over them
@@ -35,12 +35,17 @@ WITH told AS (
         concat_ws(', ', runs.platform, runs.scale) AS place,
         runs.stage,
         runs.value,
-        runs.pre_value,
         runs.wall_s,
         runs.started_position,
-        runs.finished_position
+        [{'name': runs.metric, 'value': runs.value}, {'name': 'before quantization', 'value': runs.pre_value}]
+        || [
+            {'name': final.name, 'value': final.value} FOR final IN finished.finals
+            IF final.name <> runs.metric
+            AND regexp_full_match(final.name, '(?:.*[^a-z])?(?:bpb|bpc|loss|nll)', 'i')
+        ] AS readings
     FROM runs
     INNER JOIN experiment_arms AS mine ON mine.experiment = runs.experiment AND mine.arm = runs.arm
+    INNER JOIN run_finished AS finished ON finished.position = runs.finished_position
     WHERE
         runs.status = 'ok' AND runs.seed IS NOT NULL AND isfinite(runs.value) AND abs(runs.value) < 1e100
         AND NOT mine.stack AND mine.control_condition IS NOT NULL
@@ -50,33 +55,22 @@ WITH told AS (
     ) = 1
 ),
 
-finals AS (
-    SELECT told.* EXCLUDE (wall_s), final.name AS metric, final.value AS x
-    FROM (
-        SELECT told.*, unnest(finished.finals) AS final
-        FROM told
-        INNER JOIN run_finished AS finished ON finished.position = told.finished_position
-    ) AS told
+each AS (
+    SELECT * EXCLUDE (readings), unnest(readings) AS reading FROM told
 ),
 
-readings AS (
-    SELECT noise_class, base, control, condition, outcome AS metric, seed, value AS x, value
-    FROM told
-    UNION ALL
-    SELECT noise_class, base, control, condition, 'before quantization' AS metric, seed, pre_value AS x, value
-    FROM told
-    WHERE isfinite(pre_value) AND abs(pre_value) < 1e100
-    UNION ALL
-    -- A run tells a metric once; of several values under one name the largest counts.
-    SELECT noise_class, base, control, condition, metric, seed, max(x) AS x, any_value(value) AS value
-    FROM finals
-    WHERE
-        isfinite(x) AND abs(x) < 1e100 AND metric <> outcome AND metric <> 'before quantization'
-        AND regexp_full_match(metric, '(?:.*[^a-z])?(?:bpb|bpc|loss|nll)', 'i')
-    GROUP BY noise_class, base, control, condition, metric, seed
+-- A run tells a metric once; of several values under one name the largest counts.
+read AS (
+    SELECT
+        * EXCLUDE (reading),
+        reading.name AS metric,
+        max(reading.value) AS x
+    FROM each
+    WHERE isfinite(reading.value) AND abs(reading.value) < 1e100
+    GROUP BY ALL
 ),
 
-lists AS (
+gathered AS (
     SELECT
         noise_class,
         base,
@@ -84,21 +78,7 @@ lists AS (
         condition,
         metric,
         list(x ORDER BY seed) AS xs,
-        list(value ORDER BY seed) AS ys
-    FROM readings
-    GROUP BY noise_class, base, control, condition, metric
-),
-
-gathered AS (
-    SELECT *, list_avg(xs) AS mean, list_avg(ys) AS outcome_mean FROM lists
-),
-
-named AS (
-    SELECT
-        noise_class,
-        base,
-        control,
-        condition,
+        list(value ORDER BY seed) AS ys,
         arg_max(outcome, started_position) AS outcome,
         arg_max(place, started_position) AS place,
         arg_max(stage, started_position) AS stage,
@@ -106,35 +86,33 @@ named AS (
         arg_max(experiment, started_position) AS experiment,
         median(wall_s) AS wall_s,
         max(started_position) AS position
-    FROM told
-    GROUP BY noise_class, base, control, condition
+    FROM read
+    GROUP BY noise_class, base, control, condition, metric
+),
+
+counted AS (
+    SELECT *, len(xs) AS n, list_avg(xs) AS mean, list_avg(ys) AS outcome_mean FROM gathered
 )
 
 SELECT
-    gathered.noise_class,
-    gathered.base,
-    gathered.control,
-    gathered.condition,
-    gathered.metric,
-    named.outcome,
-    named.place,
-    named.stage,
-    named.arm,
-    named.experiment,
-    len(gathered.xs) AS n,
-    gathered.mean,
-    gathered.outcome_mean,
-    CASE WHEN len(gathered.xs) > 1 THEN list_var_samp(gathered.xs) * (len(gathered.xs) - 1) ELSE 0.0 END AS squares,
+    noise_class,
+    base,
+    control,
+    condition,
+    metric,
+    outcome,
+    place,
+    stage,
+    arm,
+    experiment,
+    n,
+    mean,
+    outcome_mean,
+    CASE WHEN n > 1 THEN list_var_samp(xs) * (n - 1) ELSE 0.0 END AS squares,
     list_inner_product(
-        list_transform(gathered.xs, lambda x: x - gathered.mean),
-        list_transform(gathered.ys, lambda y: y - gathered.outcome_mean)
+        list_transform(xs, lambda x: x - mean), list_transform(ys, lambda y: y - outcome_mean)
     ) AS products,
-    named.wall_s,
-    named.position
-FROM gathered
-INNER JOIN named
-    ON named.noise_class = gathered.noise_class
-    AND named.base = gathered.base
-    AND named.control = gathered.control
-    AND named.condition = gathered.condition
-ORDER BY gathered.noise_class, gathered.base, gathered.control, gathered.condition, gathered.metric
+    wall_s,
+    position
+FROM counted
+ORDER BY noise_class, base, control, condition, metric
