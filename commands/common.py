@@ -194,12 +194,13 @@ def find_experiment(tables: Any, wanted: str | None) -> dict[str, Any]:
     raise UsageError(f"no experiment {wanted!r}; {hint}")
 
 
-def find_event(log: Log, wanted: str) -> Event:
-    """The event at a position or with an id that begins so. Raises UsageError."""
+def find_event(log: Log, wanted: str, as_of: int | None = None) -> Event:
+    """The event at a position or with an id that begins so, of all or of the first `as_of`. Raises UsageError."""
     if wanted.isdecimal():
-        size = log.head().position
+        size = log.head().position if as_of is None else as_of
         if int(wanted) >= size:
-            there = f"the log has {size} (0 to {size - 1})" if size else "the log is empty"
+            had = "has" if as_of is None else "had"
+            there = f"the log {had} {size} (0 to {size - 1})" if size else "the log is empty"
             raise UsageError(f"there is no event at position {wanted}; {there}")
         return next(log.events(start=int(wanted), as_of=int(wanted) + 1))
-    return log.find(wanted)
+    return log.find(wanted, as_of)

@@ -27,7 +27,8 @@ def command(asked: Asked, what: str, text: str | None) -> None:
     if text is not None:
         show_text(log, asked, what, text)
         return
-    if what.isdecimal() and int(what) < log.size:
+    then = asked.position(log)
+    if what.isdecimal() and int(what) < (log.size if then is None else then):
         show_event(log, asked, what)
         return
     tables = asked.tables(log)
@@ -36,7 +37,7 @@ def command(asked: Asked, what: str, text: str | None) -> None:
         show_row(runs[0], asked)
         if not asked.json:
             print()
-            show_stream(log, f"run/{runs[0]['run']}")
+            show_stream(log, f"run/{runs[0]['run']}", then)
         return
     if len(runs) > 1:
         raise UsageError(f"{len(runs)} runs' ids begin with {what}; give more of it")
@@ -53,12 +54,12 @@ def command(asked: Asked, what: str, text: str | None) -> None:
     show_row(experiment, asked)
     if not asked.json:
         print()
-        show_stream(log, f"experiment/{experiment['experiment']}")
+        show_stream(log, f"experiment/{experiment['experiment']}", then)
 
 
 def show_event(log: Log, asked: Asked, what: str) -> None:
     """The envelope and the data of one event."""
-    event = find_event(log, what)
+    event = find_event(log, what, asked.position(log))
     if asked.json:
         print_json(as_json(event))
         return
@@ -76,9 +77,9 @@ def show_row(row: dict[str, Any], asked: Asked) -> None:
         print_pairs([(name, cell(value)) for name, value in row.items() if value not in (None, "")])
 
 
-def show_stream(log: Log, stream: str) -> None:
+def show_stream(log: Log, stream: str, as_of: int | None) -> None:
     lines = [["#", "type", "what"]]
-    lines += [[str(e.position), e.type, cell(summary(e))] for e in log.events(stream=stream)]
+    lines += [[str(e.position), e.type, cell(summary(e))] for e in log.events(as_of=as_of, stream=stream)]
     table(lines, numeric={0})
 
 

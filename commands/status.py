@@ -44,7 +44,9 @@ def command(asked: Asked) -> None:
             (SELECT count(*) FROM leaderboard) AS leaderboard_rows"""
     )
     head = tables.head
-    held = sum(map(_size, [*(path for _, path in log.listed_in(log.root)), *(p.path for p in pack.listed(log.root))]))
+    files = [*(path for _, path in log.listed_in(log.root)), *(p.path for p in pack.listed(log.root))]
+    # What lies there now is not what lay there then.
+    held = sum(map(_size, files)) if head.position == log.head().position else None
     if asked.json:
         print_json(
             {
@@ -62,7 +64,8 @@ def command(asked: Asked) -> None:
             }
         )
         return
-    print(f"{log.root}  {head.position} events, {held:,} bytes of log, head {head.root[:16]}")
+    size = f", {held:,} bytes of log" if held is not None else ""
+    print(f"{log.root}  {head.position} events{size}, head {head.root[:16]}")
     if rows:
         print_rows(rows, asked)
     if alone:

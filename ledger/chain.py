@@ -580,13 +580,14 @@ class Log:
             low, high = (middle + 1, high) if recorded < moment - 2 * 86_400_000_000 else (low, middle)
         return low
 
-    def find(self, prefix: str) -> Event:
-        """The one event whose id begins with `prefix`. Raises UsageError when none or several do."""
+    def find(self, prefix: str, stop: int | None = None) -> Event:
+        """The one event, of all or of the first `stop`, whose id begins with `prefix`. Raises UsageError when none or
+        several do."""
         wanted = prefix.replace("-", "").lower()
         if len(wanted) < 4 or any(digit not in "0123456789abcdef" for digit in wanted):
             raise UsageError(f"{prefix!r} is not an event id (at least 4 hex digits), a position or a time")
         found: list[Event] = []
-        for piece in self._pieces():
+        for piece in self._pieces(0, stop):
             for index, raw in enumerate(piece.read(("event_id",)).column("event_id").to_pylist()):
                 if raw.hex().startswith(wanted):
                     row = piece.read(None).slice(index, 1).to_pydict()
