@@ -44,7 +44,7 @@ def keep_memory() -> None:
 
 def linear(x: Tensor, w: Tensor) -> Tensor:
     """x [..., columns] by w [rows, columns]: [..., rows], as F.linear."""
-    if _product is None or x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+    if not _direct(x):
         return F.linear(x, w)
     if has_torch_function((x, w)):  # somebody watches: the calibration of a quantizer
         watched: Tensor = handle_torch_function(linear, (x, w), x, w)
@@ -55,8 +55,14 @@ def linear(x: Tensor, w: Tensor) -> Tensor:
 
 def by(x: Tensor, w: Tensor) -> Tensor:
     """x [n, columns] by w [rows, columns] transposed: [n, rows]. w may be any view, x is copied if it is one."""
-    made: Tensor = x @ w.mT if _product is None or x.dtype != torch.float32 else _product(x, w, None, "none", [], "")
+    made: Tensor = _product(x, w, None, "none", [], "") if _direct(x) else x @ w.mT
     return made
+
+
+def _direct(x: Tensor) -> bool:
+    """Whether a product of x is oneDNN's; what torch compiles is its compiler's to choose."""
+    here = x.device.type == "cpu" and x.dtype == torch.float32
+    return here and _product is not None and not torch.compiler.is_compiling()
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
