@@ -89,11 +89,12 @@ def compressed(
     return compress(arrays, scheme(config), matrices, tables, inputs, damping=config.gptq_damping, room=room)
 
 
-def calibration(config: GptConfig, source: Source, following: Following) -> np.ndarray:
+def calibration(config: GptConfig, source: Source, following: Following | None = None) -> np.ndarray:
     """int64 [windows, seq]: what schemes look at, `calib_tokens` of it: the training text in `calib_seed`'s order, or
     what the model says, which is asked only then."""
     count = max(1, config.calib_tokens // config.seq_len)
     if config.calib_text == "own":
+        assert following is not None
         return own_text(config, count, following)
     parts = islice(source.batches(config, config.calib_seed), -(-count // config.windows))
     return np.concatenate([part[:, :-1] for part in parts])[:count]
