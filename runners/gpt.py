@@ -24,7 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runners import gpt_cpu
 from runners.gpt_config import GptConfig
+from runners.gpt_cpu import linear
 from runners.gpt_init import init_arrays, rotary_tables
 
 Params = dict[str, Tensor]
@@ -125,7 +127,7 @@ def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | Non
     if config.bigram_buckets:
         ids = ((36313 * tokens[:, 1:]) ^ (27191 * tokens[:, :-1])) % (config.bigram_buckets - 1)
         ids = F.pad(ids, (1, 0), value=config.bigram_buckets - 1)
-        pairs = F.linear(F.embedding(ids, params["bigram"]), params["bigram_proj"][0])
+        pairs = linear(F.embedding(ids, params["bigram"]), params["bigram_proj"][0])
         x = x + params["bigram_scale"] * pairs
     x = norm(x)
     if shown is not None:
@@ -138,7 +140,7 @@ def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | Non
 
 def value_embedding(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | None) -> Tensor:
     """[batch, seq, kv_heads, head_dim]: what a token adds to its own values, whatever the stream has made of it."""
-    rows = F.linear(F.embedding(tokens, params["value_embed"]), params["value_embed_proj"][0])
+    rows = linear(F.embedding(tokens, params["value_embed"]), params["value_embed_proj"][0])
     rows = rows * params["value_embed_scale"]
     if shown is not None:
         rows = rows * shown[..., None].to(rows.dtype)
@@ -156,9 +158,9 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """(the heads' output [batch, seq, width], the values before any residual [batch, seq, kv_heads, head_dim])"""
     batch, seq, _ = h.shape
-    q = F.linear(h, p["q"]).view(batch, seq, config.heads, config.head_dim)
-    k = F.linear(h, p["k"]).view(batch, seq, config.kv_heads, config.head_dim)
-    v = own = F.linear(h, p["v"]).view(batch, seq, config.kv_heads, config.head_dim)
+    q = linear(h, p["q"]).view(batch, seq, config.heads, config.head_dim)
+    k = linear(h, p["k"]).view(batch, seq, config.kv_heads, config.head_dim)
+    v = own = linear(h, p["v"]).view(batch, seq, config.kv_heads, config.head_dim)
     if added is not None:
         v = own = v + added
     if first_v is not None:
@@ -174,7 +176,7 @@ def attention(
     if leave_self_out:  # each head's output without its part along the token's own value
         y = y.reshape(batch, seq, config.kv_heads, -1, config.head_dim)
         y = without(y, v[:, :, :, None])
-    return F.linear(y.reshape(batch, seq, -1), p["o"]), own
+    return linear(y.reshape(batch, seq, -1), p["o"]), own
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -199,7 +201,7 @@ def without(x: Tensor, direction: Tensor) -> Tensor:
 def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
     """[batch, seq, width]. The variants are the first pipeline's, as its texts describe them: paths that are gated
     (DML), made orthogonal, periodic (FAN), or three banks of which one is the others' residual."""
-    u = F.linear(h, p["up"])
+    u = linear(h, p["up"])
     columns = p["down"].size(-1)
     pairs: list[tuple[Tensor, Tensor]] = []
     if config.mlp == "standard":
@@ -207,7 +209,7 @@ def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
             inner = fan(u, columns // 8, _leaky_relu2)
         else:
             inner = ACTIVATIONS[config.activation](u)
-        return F.linear(inner, p["down"])
+        return linear(inner, p["down"])
     act = ACTIVATIONS[config.activation]
     if config.mlp == "dml_gated":
         nuisance, target = u.chunk(2, dim=-1)
@@ -236,7 +238,7 @@ def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
     if terms is not None and config.bt_lambda:
         found = [decorrelation(a, b) for a, b in pairs]
         terms.append(config.bt_lambda * sum(found, u.new_zeros(())) / len(found) / len(config.order))
-    return F.linear(inner, p["down"])
+    return linear(inner, p["down"])
 
 
 def fan(u: Tensor, periodic: int, rest: Callable[[Tensor], Tensor]) -> Tensor:
@@ -268,7 +270,7 @@ def cap(z: Tensor, softcap: float) -> Tensor:
 
 def logits(params: Params, config: GptConfig, rope: Rope, tokens: Tensor) -> Tensor:
     """[batch, seq, vocab] in float32, from tokens [batch, seq]."""
-    return cap(F.linear(trunk(params, config, rope, tokens), params["embed"]).float(), config.softcap)
+    return cap(linear(trunk(params, config, rope, tokens), params["embed"]).float(), config.softcap)
 
 
 def forward(params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -284,11 +286,13 @@ def forward(params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targe
 
 def nats(x: Tensor, embed: Tensor, targets: Tensor, softcap: float) -> Tensor:
     """Nats of every target [n], from x [n, width] and embed [vocab, width]."""
-    return F.cross_entropy(cap(F.linear(x, embed).float(), softcap), targets, reduction="none")
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        return gpt_cpu.nats(x, embed, targets, softcap)
+    return F.cross_entropy(cap(linear(x, embed).float(), softcap), targets, reduction="none")
 
 
 def slices(x: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Tokens [n, …] in slices whose logits a CPU's cache and allocator keep (whole, they were handed back to the
     system and faulted in again at every step, a fifth of the time), and that are few launches on an accelerator."""
-    rows = 512 if x.device.type == "cpu" else 65_536
+    rows = gpt_cpu.ROWS if x.device.type == "cpu" else 65_536
     return list(zip(x.split(rows), targets.split(rows), strict=True))

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from runners.gpt import Params, Rope, cap, nats, rotary, slices, trunk
 from runners.gpt_config import GptConfig
+from runners.gpt_cpu import linear
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES
 from runners.gpt_result import code_bytes
@@ -116,7 +117,7 @@ def matrix_inputs(
         for part in windows.split(8):
             x = trunk(params, config, rope, part)
             if "mtp" in params:
-                F.linear(x, params["mtp"][0])
+                linear(x, params["mtp"][0])
     return {name: [each.inputs() for each in slices_] for name, slices_ in seen.items()}
 
 
@@ -130,7 +131,7 @@ def following(params: Params, config: GptConfig, dtype: torch.dtype = torch.floa
         shown = torch.from_numpy(np.ascontiguousarray(tokens)).to(device)
         with torch.no_grad():
             x = trunk(cast, config, (cos[: shown.size(1)], sin[: shown.size(1)]), shown)[:, -1]
-            found: np.ndarray = cap(F.linear(x, cast["embed"]).float(), config.softcap).cpu().numpy()
+            found: np.ndarray = cap(linear(x, cast["embed"]).float(), config.softcap).cpu().numpy()
         return found
 
     return logits
@@ -147,13 +148,13 @@ def _add(at: InputSum, x: Tensor) -> None:
 
 @contextmanager
 def _watch(params: Params) -> Iterator[dict[str, list[InputSum]]]:
-    """Every F.linear whose weight is a slice of a matrix tells its input; the model need not know."""
+    """Every linear layer whose weight is a slice of a matrix tells its input; the model need not know."""
     seen = {name: [InputSum(p.size(-1)) for _ in p] for name, p in params.items() if name in MATRICES}
     where = {p[i].data_ptr(): (name, i) for name, p in params.items() if name in MATRICES for i in range(len(p))}
 
     class Watch(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is F.linear and (found := where.get(args[1].data_ptr())):
+            if func in (F.linear, linear) and (found := where.get(args[1].data_ptr())):
                 _add(seen[found[0]][found[1]], args[0].detach().flatten(0, -2))
             return func(*args, **(kwargs or {}))
 

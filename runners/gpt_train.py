@@ -31,6 +31,7 @@ from runners.corpus import Corpus
 from runners.gpt import Params, Rope, init_params, rotary
 from runners.gpt_after import quantized, score
 from runners.gpt_config import LATE, WHERE, GptConfig
+from runners.gpt_cpu import keep_memory
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
@@ -175,6 +176,8 @@ class Trainer:
         self.source.check(config)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or config.threads)
+        if device.type == "cpu":
+            keep_memory()
         try:
             yield device
         finally:

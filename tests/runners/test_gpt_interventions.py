@@ -222,10 +222,10 @@ def test_the_mlp_variants_take_as_many_parameters_as_the_standard_one():
 def test_the_orthogonal_variants_put_orthogonal_paths_into_the_projection(mlp, monkeypatch):
     config = but(mlp=mlp)
     seen = []
-    real = torch.nn.functional.linear
+    real = gpt.linear
     columns = config.hidden[1]
     monkeypatch.setattr(
-        gpt.F, "linear", lambda x, w: (seen.append(x) if w.shape == (32, columns) else None, real(x, w))[1]
+        gpt, "linear", lambda x, w: (seen.append(x) if w.shape == (32, columns) else None, real(x, w))[1]
     )
     params = some_params(config)
     gpt.trunk(params, config, gpt.rotary(config, torch.device("cpu")), batch(config)[0])
