@@ -81,6 +81,7 @@ def trunk(
         dict(zip(kinds, arrays, strict=True)) for arrays in zip(*(params[k].unbind() for k in kinds), strict=True)
     ]
     x = x0 = embed(params, config, tokens, shown)
+    added = value_embedding(params, config, tokens, shown) if config.value_embed_last else None
     outs, first_v = [x0], None
     for i, block in enumerate(order):
         p = blocks[block]
@@ -89,12 +90,14 @@ def trunk(
         elif config.skips == "dense":
             x = sum((w * out for w, out in zip(params["dense"][i], outs, strict=False)), torch.zeros_like(x))
         x = p["mix"][0] * x + p["mix"][1] * x0
-        h = norm(x)
-        y, v = attention(p, config, rope, h, first_v, leave_self_out=i >= n - config.xsa_last)
+        h = read(x, config, i)
+        gain = i - (n - config.value_embed_last)
+        more = None if added is None or gain < 0 else params["value_embed_gain"][gain] * added
+        y, v = attention(p, config, rope, h, first_v, more, leave_self_out=i >= n - config.xsa_last)
         first_v = v if first_v is None and config.value_residual else first_v
         if i < n - config.parallel_last:
             x = x + p["attn_scale"] * y
-            h = norm(x)
+            h = read(x, config, i)
             x = x + p["mlp_scale"] * mlp(p, config, h, terms)
         else:
             x = x + p["attn_scale"] * y + p["mlp_scale"] * mlp(p, config, h, terms)
@@ -111,6 +114,11 @@ BLOCK = ("q", "k", "v", "o", "up", "down", "q_gain", "attn_scale", "mlp_scale", 
 
 def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
+
+
+def read(x: Tensor, config: GptConfig, i: int) -> Tensor:
+    """What the i-th block reads of the stream, which grows as it goes on; i counts from zero."""
+    return norm(x) * (i + 1) ** -0.5 if config.layer_scale else norm(x)
 
 
 def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | None) -> Tensor:
@@ -130,14 +138,31 @@ def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | Non
     return x
 
 
+def value_embedding(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | None) -> Tensor:
+    """[batch, seq, kv_heads, head_dim]: what a token adds to its own values, whatever the stream has made of it."""
+    rows = linear(F.embedding(tokens, params["value_embed"]), params["value_embed_proj"][0])
+    rows = rows * params["value_embed_scale"]
+    if shown is not None:
+        rows = rows * shown[..., None].to(rows.dtype)
+    return rows.view(*tokens.shape, config.kv_heads, config.head_dim)
+
+
 def attention(
-    p: Params, config: GptConfig, rope: Rope, h: Tensor, first_v: Tensor | None, leave_self_out: bool
+    p: Params,
+    config: GptConfig,
+    rope: Rope,
+    h: Tensor,
+    first_v: Tensor | None,
+    added: Tensor | None,
+    leave_self_out: bool,
 ) -> tuple[Tensor, Tensor]:
     """(the heads' output [batch, seq, width], the values before any residual [batch, seq, kv_heads, head_dim])"""
     batch, seq, _ = h.shape
     q = linear(h, p["q"]).view(batch, seq, config.heads, config.head_dim)
     k = linear(h, p["k"]).view(batch, seq, config.kv_heads, config.head_dim)
     v = own = linear(h, p["v"]).view(batch, seq, config.kv_heads, config.head_dim)
+    if added is not None:
+        v = own = v + added
     if first_v is not None:
         v = v + p["value_mix"].sigmoid() * first_v
     q, k = rotate(norm(q), *rope) * p["q_gain"][:, None], rotate(norm(k), *rope)

@@ -57,6 +57,7 @@ NOT_COMPILED = frozenset(
         ),
         *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup", "qat_from"),
         *("ema", "swa", "swa_every", "curriculum", "curriculum_buffer", "embed_init", "qk_gain", "mtp_warmup"),
+        *("init", "bigram_zero", "smear_init"),
     )
 )
 
@@ -503,11 +504,11 @@ class Run:
             if before is None:
                 done.append((None, None, None))
                 continue
-            made = quantized(params, self.config, self.trainer.source)
+            made = quantized(params, self.config, self.trainer.source, self.dtype)
             size = made.total(code_bytes("torch"))
             after = self.scored(state, index, made.params)
             if after is not None:
-                self.on_log(index, state.step, quantization(before, after, size))
+                self.on_log(index, state.step, quantization(before, after, size, made.model))
             done.append((after, before.bpb, size))
         return done
 
