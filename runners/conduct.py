@@ -13,7 +13,7 @@ import os
 import secrets as random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -22,8 +22,8 @@ from ledger import events, layout, points, spool
 from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.writer import Draft
-from runners.alone import no_interrupt, only_one, signals_interrupt
-from runners.cells import Cell, Kept, Outcome, Runner, Surroundings, Together
+from runners.alone import no_interrupt, once, only_one, signals_interrupt
+from runners.cells import Cell, Closing, Kept, Outcome, Runner, Surroundings, Together
 from runners.plan import Plan, PlanArm
 from runners.recording import Sink, judged, metric_name, one_line, outcome_event
 from runners.registration import (
@@ -77,10 +77,11 @@ def conduct(
     Raises UsageError before anything is appended when the plan cannot run; Conflict when another
     process is running the same experiment. An interruption is recorded and returned, not raised.
     """
+    once(os.environ)
     around = runner.surroundings()
     base = base_fingerprint(plan, runner, around)
     experiment = experiment_id(plan, base)
-    with only_one(log, experiment):
+    with only_one(log, experiment), _closed(runner):
         registered = register(log, plan, runner, base, experiment, around)
         session = _Session(log, plan, runner, around, base, experiment, registered)
         session.give_up_lost()
@@ -119,6 +120,16 @@ def conduct(
             if status := found.get((arm.name, cell_fingerprint(base, arm, seed))):
                 statuses[status] = statuses.get(status, 0) + 1
         return Conducted(experiment, ran, total - len(missing), statuses, interrupted, exit_code)
+
+
+@contextlib.contextmanager
+def _closed(runner: Runner) -> Iterator[None]:
+    """What the runner holds on to between cells is let go at the end."""
+    try:
+        yield
+    finally:
+        if isinstance(runner, Closing):
+            runner.close()
 
 
 def _rest(seconds: float) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -20,7 +19,7 @@ from ledger.errors import UsageError
 from runners import capture
 from runners.gpt_config import GptConfig
 from runners.gpt_result import GptResult
-from runners.trainer import BACKENDS, code_digest, open_text
+from runners.trainer import BACKENDS, close_trainer, code_digest, hardware_class, here, open_text, open_trainer
 
 TOLERANCE = 1e-3  # relative, where bits cannot be expected to agree
 COST = ("step_ms", "step_drift", "tokens_per_s", "temperature_c", "clock_mhz")  # of a machine, not of a model
@@ -98,6 +97,7 @@ def reproduce(
             f"{start.git_commit or '(unknown)'}"
         ) from None
     backend = next(name for name, known in BACKENDS.items() if known.runner == start.runner)
+    config = here(config, backend, f"run {run[:8]} cannot be trained here: ")
     text = open_text(config.data, config.shards)
     digests = dict(text.digests)
     if (then := {digest.name: digest.sha256 for digest in start.data}) != digests:
@@ -106,7 +106,7 @@ def reproduce(
             f"run {run[:8]} was trained on other data: {name} was {then.get(name, 'not there')[:12]}, here it is "
             f"{digests.get(name, 'not there')[:12]}; set `data` to the shards that it read"
         )
-    differs = _surroundings(log, start, backend)
+    differs = _surroundings(log, start, backend, config)
     now: dict[int, float] = {}
     finals: dict[str, float] = {}
 
@@ -117,12 +117,14 @@ def reproduce(
                 now[step] = value
                 tell(step, config.steps, value)
 
-    trainer = import_module(BACKENDS[backend].module).Trainer(text, config.device)
+    trainer = open_trainer(backend, text, config)
     try:
         assert start.seed is not None
         result: GptResult = trainer.train(config, start.seed, on_log=on_log)
     except (ValueError, RuntimeError, MemoryError) as error:
         raise UsageError(f"run {run[:8]} cannot be trained here: {error}") from None
+    finally:
+        close_trainer(trainer)
     both = sorted(losses.keys() & now.keys())
     compared = [_compare("train_loss", step, losses[step], now[step]) for step in both]
     recorded = {final.name: final.value for final in end.finals if isinstance(final.value, (int, float))}
@@ -178,10 +180,10 @@ def _recorded(log: Log, run: str) -> tuple[events.RunStarted, events.RunFinished
     return start, end, losses
 
 
-def _surroundings(log: Log, start: events.RunStarted, backend: str) -> list[Differs]:
+def _surroundings(log: Log, start: events.RunStarted, backend: str, config: GptConfig) -> list[Differs]:
     """What around the run is not as it was."""
-    here = capture.capture_environment(())
-    packages = {package.name: package.version for package in here.packages}
+    now = capture.capture_environment(())
+    packages = {package.name: package.version for package in now.packages}
     then = packages
     if start.environment is not None:
         told = msgspec.json.decode(log.blobs.get(start.environment))
@@ -191,9 +193,9 @@ def _surroundings(log: Log, start: events.RunStarted, backend: str) -> list[Diff
         if then.get(name) != packages.get(name):
             old, new = (f"{name} {known.get(name, 'missing')}" for known in (then, packages))
             found.append(Differs("library", old, new))
-    if start.python != here.python:
-        found.append(Differs("python", start.python, here.python))
-    hardware = here.hardware.hardware_class + BACKENDS[backend].label
+    if start.python != now.python:
+        found.append(Differs("python", start.python, now.python))
+    hardware = hardware_class(now.hardware.hardware_class, backend, config)
     if start.hardware_class != hardware:
         found.append(Differs("hardware", start.hardware_class, hardware))
     code = code_digest(backend)
@@ -211,6 +213,8 @@ def _no_bits(config: GptConfig, start: events.RunStarted, differs: list[Differs]
         why.append(f"{device} sums in no fixed order")
     if config.wallclock:
         why.append(f"its schedules followed the clock (wallclock {config.wallclock:g} s)")
+    if config.devices > 1:
+        why.append(f"{config.devices} devices sum their gradients")
     if config.stack_seeds:
         why.append("it may have been trained in one batch with other seeds")
     return tuple(why)
