@@ -60,7 +60,7 @@ from runners.process import oom_kills
 
 START = 300.0  # seconds for all ranks to start and meet
 STOP = 60.0  # seconds for a step to end once it was told to stop
-CAUSE = 1.0  # seconds to hear of other ranks when one has failed: which was the first is not always told first
+CAUSE = 0.5  # seconds to hear of other ranks when one has failed: which was the first is not always told first
 LEAVE = 5.0  # seconds to go when there is nothing to do
 _TICK = 0.25
 

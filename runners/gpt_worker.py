@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -179,6 +180,7 @@ def main(descriptor: int) -> None:
     try:
         opened = inbox.next()
         assert isinstance(opened, Open)
+        inbox.folder = os.path.dirname(opened.store)
         trainer, leave = _trainer(opened)
         inbox.busy = False
         send(channel, Ready())
@@ -257,6 +259,7 @@ class _Inbox:
         self._orders: queue.Queue[Told | None] = queue.Queue()
         self._stop: Stop | None = None
         self.busy = True  # with what nobody waits for once the parent is gone
+        self.folder = ""  # of the group, which then nobody removes but its ranks
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next(self) -> Told | None:
@@ -280,5 +283,7 @@ class _Inbox:
                     self._orders.put(message)
         except (EOFError, OSError):
             if self.busy:
+                if self.folder:
+                    shutil.rmtree(self.folder, ignore_errors=True)
                 os.killpg(0, signal.SIGKILL)
             self._orders.put(None)
