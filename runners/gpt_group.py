@@ -85,8 +85,10 @@ class RankStuck(TimeoutError):
     """A run was told to stop and did not."""
 
 
-def placed(config: GptConfig, backend: str) -> GptConfig:
-    """The config with the number of devices that it takes here. Raises ValueError where there are not so many."""
+def placed(config: GptConfig, backend: str, fewer: bool = False) -> GptConfig:
+    """The config with the number of devices that it takes here. Raises ValueError where there are not so many, but
+    with `fewer` it may take those that are here: the same passes, more of them on each, so the same figures to
+    rounding."""
     if config.devices == 1:
         return config
     if backend != "torch":
@@ -99,6 +101,9 @@ def placed(config: GptConfig, backend: str) -> GptConfig:
 
     kind = find_device(config.device).type
     here = torch.cuda.device_count() if kind == "cuda" else 1
+    if fewer and kind == "cuda" and config.devices > here:
+        most = max(n for n in range(1, here + 1) if config.devices % n == 0)
+        return msgspec.structs.replace(config, devices=most, micro_tokens=config.pass_windows * config.seq_len)
     if kind == "mps" and config.devices > 1:
         raise ValueError(
             f"devices = {config.devices}: there is one mps device; several take CUDA (or device = 'cpu')"

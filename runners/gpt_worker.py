@@ -200,6 +200,8 @@ def main(descriptor: int) -> None:
 def failure(error: BaseException) -> Failed:
     said = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {said[0] if said else ''}".removesuffix(": ")
+    if "timed out" in reason.lower():  # gloo and NCCL, while they wait for others
+        reason = f"another rank did not answer in time ({reason})"
     return Failed(reason, isinstance(error, MemoryError) or "out of memory" in str(error))
 
 

@@ -1,8 +1,9 @@
 """Train a recorded run again from what the log holds of it, and compare every loss and every final figure.
 
 On a CPU the same code, data, torch and kind of machine must give the same bits. Where one of them differs, or the run
-was made on a GPU, by the clock, or in one batch with other seeds, the figures must agree within a stated tolerance,
-and what differs is said. Nothing is changed in the log; a figure that was not recorded is not compared.
+was made on a GPU, on several devices, by the clock, or in one batch with other seeds, the figures must agree within a
+stated tolerance, and what differs is said. A run on more GPUs than are here takes those that are. Nothing is changed
+in the log; a figure that was not recorded is not compared.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def reproduce(
             f"{start.git_commit or '(unknown)'}"
         ) from None
     backend = next(name for name, known in BACKENDS.items() if known.runner == start.runner)
-    config = here(config, backend, f"run {run[:8]} cannot be trained here: ")
+    config = here(config, backend, f"run {run[:8]} cannot be trained here: ", fewer=True)
     text = open_text(config.data, config.shards)
     digests = dict(text.digests)
     if (then := {digest.name: digest.sha256 for digest in start.data}) != digests:
@@ -213,8 +214,9 @@ def _no_bits(config: GptConfig, start: events.RunStarted, differs: list[Differs]
         why.append(f"{device} sums in no fixed order")
     if config.wallclock:
         why.append(f"its schedules followed the clock (wallclock {config.wallclock:g} s)")
-    if config.devices > 1:
-        why.append(f"{config.devices} devices sum their gradients")
+    then = next((int(item.value) for item in start.config if item.name == "devices"), 1)
+    if then > 1:
+        why.append(f"{then} devices summed their gradients")
     if config.stack_seeds:
         why.append("it may have been trained in one batch with other seeds")
     return tuple(why)

@@ -283,14 +283,14 @@ def close_trainer(trainer: Any) -> None:
     getattr(trainer, "close", lambda: None)()
 
 
-def here(config: GptConfig, backend: str, whose: str = "") -> GptConfig:
+def here(config: GptConfig, backend: str, whose: str = "", fewer: bool = False) -> GptConfig:
     """The config with the number of devices that it gets on this machine. Raises UsageError."""
     if config.devices == 1:
         return config
     from runners.gpt_group import placed
 
     try:
-        return placed(config, backend)
+        return placed(config, backend, fewer)
     except ValueError as error:
         raise UsageError(f"{whose}{error}") from None
 

@@ -51,7 +51,7 @@ def test_a_plan_runs_on_two_devices_with_settings_of_the_command_line_and_is_rep
     assert {row["hardware_class"].rpartition(" ")[2] for row in rows} == {"devices=2"}
     done = home.call("reproduce", rows[0]["run"], "--json")
     assert done.code == 0
-    assert (done.json["expected"], done.json["why"]) == ("tolerance", ["2 devices sum their gradients"])
+    assert (done.json["expected"], done.json["why"]) == ("tolerance", ["2 devices summed their gradients"])
     assert done.json["worst"]["deviation"] <= 1e-6
     assert done.json["differs"] == []
 
