@@ -209,12 +209,14 @@ def score_first(
     lr: float,
     epochs: int,
     batch: int = 8,
+    step: int = 0,
     share: Share = ALONE,
 ) -> np.ndarray:
     """float32 [count]: nats of each target by a model that trained on the chunks before it.
 
-    chunk: tokens that are scored, then trained on `epochs` times in windows of seq_len in their order. The rate
-    falls along half a cosine over the chunks. The last chunk is scored and teaches nothing.
+    chunk: tokens that are scored, then trained on `epochs` times in windows of seq_len in their order, `step` (or
+    `batch`) of them a step. The rate falls along half a cosine over the chunks. The last chunk is scored and teaches
+    nothing.
     """
     split = Split(tokens, count)
     chunks = list(_chunks(windows(count, seq_len, stride), chunk))
@@ -228,8 +230,8 @@ def score_first(
         length = min(seq_len, end - begin)
         starts = np.arange(begin, end - length + 1, length)
         for _ in range(epochs):
-            for at in range(0, len(starts), batch):
-                learner.learn(*split.given(starts[at : at + batch], length), rate)
+            for at in range(0, len(starts), step or batch):
+                learner.learn(*split.given(starts[at : at + (step or batch)], length), rate)
     return split.nats
 
 

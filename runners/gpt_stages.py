@@ -47,6 +47,7 @@ def score(model: Learner, config: GptConfig, source: Source, share: Share = ALON
             lr=config.ttt_lr,
             epochs=config.ttt_epochs,
             batch=batch,
+            step=(config.micro_tokens or config.batch_tokens) // config.seq_len,  # of all ranks together
             share=share,
         )
     else:

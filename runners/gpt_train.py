@@ -258,7 +258,8 @@ class Run:
         began, cpu_began = time.perf_counter(), time.process_time()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        params = {name: torch.from_numpy(array.copy()).to(self.device) for name, array in weights.items()}
+        order = init_params(self.config, self.seeds[0])  # sums over parameters have the bits of a whole run
+        params = {name: torch.from_numpy(weights[name].copy()).to(self.device) for name in order}
         state = State(params, Optimizer(params, self.config), Average(self.config), None, step)
         (done,) = self.finish(state, None)
         return self.result(state, 0, *done, time.perf_counter() - began, time.process_time() - cpu_began)

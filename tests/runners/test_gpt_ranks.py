@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -29,6 +30,7 @@ from runners.plan import parse  # noqa: E402
 from runners.shards import batches  # noqa: E402
 from runners.trainer import GptRunner  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE = GptConfig(
     width=32, seq_len=32, batch_tokens=256, micro_tokens=64, steps=6, val_tokens=640, device="cpu", threads=1,
     eval_stride=16, ttt_chunk=128, calib_tokens=512,
@@ -145,10 +147,14 @@ def test_two_devices_give_the_figures_of_one_with_passes_of_the_same_size(text, 
 def test_held_out_text_is_scored_to_the_bit_as_on_one_device(text, pair):
     """The same weights: each window once, in the same company."""
     _, weights, _ = curve(Trainer(text), ONE)
-    for how in ("chunked", "sliding"):
-        one = Trainer(text).late(but(eval=how), 3, weights, 6)
-        two = pair.late(but(eval=how, devices=2), 3, weights, 6)
-        assert two.val_loss == one.val_loss
+    for how in ({}, {"eval": "sliding"}, {"eval": "sliding", "quantize": "gptq"}):
+        one = Trainer(text).late(but(**how), 3, weights, 6)
+        two = pair.late(but(**how, devices=2), 3, weights, 6)
+        assert (two.val_loss, two.raw_bpb, two.artifact_bytes) == (one.val_loss, one.raw_bpb, one.artifact_bytes)
+    one = Trainer(text).late(but(eval="ttt", quantize="int8"), 3, weights, 6)
+    assert one.val_loss == Trainer(text).train(but(eval="ttt", quantize="int8"), 3).val_loss
+    two = pair.late(but(eval="ttt", quantize="int8", devices=2), 3, weights, 6)
+    assert two.val_loss == pytest.approx(one.val_loss, rel=1e-6)
 
 
 def test_without_micro_batches_a_pass_is_a_devices_share(text, pair):
@@ -460,6 +466,15 @@ def test_a_process_of_a_launcher_is_refused_with_what_to_do():
     once({"WORLD_SIZE": "1", "RANK": "0"})
     with pytest.raises(UsageError, match=r"this is process 3 of 8 of a launcher such as torchrun .*--devices 8"):
         once({"WORLD_SIZE": "8", "RANK": "3"})
+
+
+@pytest.mark.parametrize("name", ["r1", "r2", "r3", "benchmark"])
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_a_shipped_round_trains_on_several_devices_in_the_passes_that_it_has_on_one(name, devices):
+    plan = parse((ROOT / "examples" / "rounds" / f"{name}.toml").read_text(), name)
+    for arm in plan.arm:
+        one, several = (GptConfig.from_dict({**plan.trainer, **arm.set, "devices": n}) for n in (1, devices))
+        assert several.pass_windows == one.pass_windows
 
 
 def test_a_fast_look_keeps_a_sequence_for_each_device():
