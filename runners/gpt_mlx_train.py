@@ -51,6 +51,7 @@ NOT_COMPILED = frozenset(
         *WHERE,
         *("steps", "wallclock", "warmup_steps", "warmdown", "warmdown_steps"),
         *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup"),
+        *("init", "bigram_zero", "smear_init"),
         *("data", "embed_init", "qk_gain", "ema", "swa", "swa_every", "val_tokens", "val_every"),
     )
 )
@@ -304,7 +305,7 @@ class _Run:
             next(islice(self.batches, int(start["step"]), int(start["step"])), None)  # what the checkpoint has seen
             return State.resume(start)
         params = init_params(self.config, self.seed)
-        state = State(params, *begin(params))
+        state = State(params, *begin(params, self.config))
         if self.config.probe == "adaptive":  # nothing is easy yet
             state.position = mx.ones(self.config.seq_len)
         return state
@@ -432,7 +433,7 @@ class _Run:
         size = artifact_bytes(model, code_bytes("mlx"))
         after = self.scored(state, params=params)
         if after is not None:
-            self.on_log(state.step, quantization(before, after, size))
+            self.on_log(state.step, quantization(before, after, size, model))
         return after, before.bpb, size
 
 

@@ -32,6 +32,7 @@ from runners.corpus import Corpus
 from runners.gpt import Params, Rope, init_params, rotary
 from runners.gpt_after import quantized, score
 from runners.gpt_config import LATE, WHERE, GptConfig
+from runners.gpt_cpu import keep_memory
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_device import attention_kernel, find_device, peak_memory, precision
 from runners.gpt_loss import Noise, Step, objective
@@ -59,6 +60,7 @@ NOT_COMPILED = frozenset(
         ),
         *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup", "qat_from"),
         *("ema", "swa", "swa_every", "curriculum", "curriculum_buffer", "embed_init", "qk_gain", "mtp_warmup"),
+        *("init", "bigram_zero", "smear_init"),
     )
 )
 
@@ -182,6 +184,8 @@ class Trainer:
         self.source.check(config)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or config.threads)
+        if device.type == "cpu":
+            keep_memory()
         try:
             yield device
         finally:
@@ -518,11 +522,12 @@ class Run:
             if before is None:
                 done.append((None, None, None))
                 continue
-            made = quantized(params, self.config, self.trainer.source) if self.ranks.rank == 0 else None
-            size = made.total(code_bytes("torch")) if made else 0
+            first = self.ranks.rank == 0
+            made = quantized(params, self.config, self.trainer.source, self.dtype) if first else None
+            size, model = (made.total(code_bytes("torch")), made.model) if made else (0, b"")
             after = self.scored(state, index, self.ranks.first(made.params if made else None, params))
             if after is not None:
-                self.on_log(index, state.step, quantization(before, after, size))
+                self.on_log(index, state.step, quantization(before, after, size, model))
             done.append((after, before.bpb, size))
         return done
 
