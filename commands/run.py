@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 @click.option("--baseline", metavar="NAME=VALUE", help="Variables that the control sets (default: none).")
 @click.option("--seeds", metavar="0-2", help="Seeds of every arm; over a plan's own.")
 @click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
+@click.option("--devices", type=click.IntRange(min=0), default=None, help="That train each run together; 0: all.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Over the plan's [trainer], for every arm (steps=50).",
+)
 @click.option("--metric", default=None, help="The metric that decides (default: val_bpb).")
 @click.option("--direction", type=click.Choice(["lower", "higher"]), default=None, help="Which is better.")
 @click.option("--delta", type=float, default=None, help="Smallest effect that matters (default: 0.002).")
@@ -166,13 +174,18 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
     if len(what) == 1 and what[0].endswith(".toml"):
-        with_a_plan = ("seeds", "small")
+        with_a_plan = ("seeds", "small", "devices", "settings")
         given = [name for name, value in options.items() if value not in (None, ()) and name not in with_a_plan]
         if given:
             raise click.UsageError(
                 f"--{given[0].rstrip('s').replace('_', '-')} goes with a command; a plan says it in its file"
             )
-        return read_file(what[0], options["seeds"], options["small"])
+        plan = read_file(what[0], options["seeds"], options["small"])
+        return with_settings(plan, options["settings"], options["devices"])
+    for name in ("devices", "settings"):
+        if options[name] not in (None, ()):
+            flag = "--set" if name == "settings" else "--devices"
+            raise click.UsageError(f"{flag} goes with a plan that has a [trainer]; a command has its own settings")
     if options["small"]:
         raise click.UsageError("--small goes with a plan that has a [small] table")
     direction: Literal["lower", "higher"] = options["direction"] or "lower"
@@ -194,6 +207,32 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         patterns=options["patterns"],
         log=options["log_file"] or "",
     )
+
+
+def with_settings(plan: Plan, settings: tuple[str, ...], devices: int | None) -> Plan:
+    """The plan with settings of the command line over its [trainer]; what an arm sets stays as it is set. Its text
+    says so, in its first line. Raises UsageError."""
+    import tomllib
+
+    import msgspec
+
+    given = (*settings, *(() if devices is None else (f"devices={devices}",)))
+    if not given:
+        return plan
+    if plan.trainer is None:
+        raise UsageError(f"--{'set' if settings else 'devices'} is for plans with a [trainer]; a script has its own")
+    over: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not name.isidentifier() or not equals or name in over:
+            why = "it is given twice" if name in over else "expected NAME=VALUE, such as --set wallclock=600"
+            raise UsageError(f"--set {one}: {why}")
+        try:
+            over[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            over[name] = value  # a word needs no quotes here
+    trainer = {**plan.trainer, **over}
+    return msgspec.structs.replace(plan, trainer=trainer, text=f"# with {', '.join(given)}\n{plan.text}")
 
 
 def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:

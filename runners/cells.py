@@ -120,6 +120,15 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class Closing(Protocol):
+    """A runner that holds on to processes between its cells."""
+
+    def close(self) -> None:
+        """There are no more cells."""
+        ...
+
+
+@runtime_checkable
 class Together(Protocol):
     """A runner that can carry out several cells at once: the seeds of an arm in one batch."""
 

@@ -14,7 +14,7 @@ import secrets as random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -24,8 +24,8 @@ from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.writer import Draft
 from runners import turns
-from runners.alone import no_interrupt, only_one, signals_interrupt
-from runners.cells import INTERRUPTED, Cell, Kept, Outcome, Runner, Surroundings, Together
+from runners.alone import no_interrupt, once, only_one, signals_interrupt
+from runners.cells import INTERRUPTED, Cell, Closing, Kept, Outcome, Runner, Surroundings, Together
 from runners.plan import Plan, PlanArm
 from runners.recording import Sink, judged, metric_name, one_line, outcome_event
 from runners.registration import (
@@ -84,10 +84,11 @@ def conduct(
     Raises UsageError before anything is appended when the plan cannot run; Conflict when another
     process is running the same experiment. An interruption is recorded and returned, not raised.
     """
+    once(os.environ)
     around = runner.surroundings()
     base = base_fingerprint(plan, runner, around)
     experiment = experiment_id(plan, base)
-    with only_one(log, experiment):
+    with only_one(log, experiment), _closed(runner):
         registered = register(log, plan, runner, base, experiment, around)
         session = _Session(log, plan, runner, around, base, experiment, registered)
         session.give_up_lost()
@@ -134,6 +135,16 @@ def conduct(
             if status := found.get((arm.name, cell_fingerprint(base, arm, seed))):
                 statuses[status] = statuses.get(status, 0) + 1
         return Conducted(experiment, progress.ended, total - len(missing), statuses, interrupted, exit_code)
+
+
+@contextlib.contextmanager
+def _closed(runner: Runner) -> Iterator[None]:
+    """What the runner holds on to between cells is let go at the end."""
+    try:
+        yield
+    finally:
+        if isinstance(runner, Closing):
+            runner.close()
 
 
 def _exit_code(outcome: Outcome) -> int | None:

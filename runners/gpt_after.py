@@ -22,6 +22,7 @@ from runners.gpt_config import GptConfig
 from runners.gpt_cpu import linear
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES
+from runners.gpt_ranks import ALONE, Ranks
 from runners.gpt_result import code_bytes
 from runners.gpt_stages import Following, InputSum, Scored, calibration, compressed, scheme
 from runners.gpt_stages import score as score_model
@@ -29,18 +30,22 @@ from runners.gptq import Inputs
 from runners.quantize import artifact_bytes, restore
 
 
-def score(params: Params, config: GptConfig, source: Source, dtype: torch.dtype = torch.float32) -> Scored:
-    """The model on held-out text, as `config.eval` says. `params` are not changed."""
+def score(
+    params: Params, config: GptConfig, source: Source, dtype: torch.dtype = torch.float32, ranks: Ranks = ALONE
+) -> Scored:
+    """The model on held-out text, as `config.eval` says, each rank some of it. `params` are not changed."""
     with torch.no_grad():
-        model = Model(params, config, dtype)
-    return score_model(model, config, source)
+        model = Model(params, config, dtype, ranks)
+    return score_model(model, config, source, ranks)
 
 
 class Model:
     """Parameters as evaluate.py asks for them: nats of windows, and a step of plain gradient descent on others."""
 
-    def __init__(self, params: Params, config: GptConfig, dtype: torch.dtype = torch.float32) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(
+        self, params: Params, config: GptConfig, dtype: torch.dtype = torch.float32, ranks: Ranks = ALONE
+    ) -> None:
+        self.config, self.dtype, self.ranks = config, dtype, ranks
         self.learns = config.eval == "ttt"
         self.params = {name: p.detach().clone() if self.learns else p.detach() for name, p in params.items()}
         self.rope: Rope = rotary(config, params["embed"].device)
@@ -55,8 +60,13 @@ class Model:
     def learn(self, tokens: np.ndarray, targets: np.ndarray, lr: float) -> None:
         """One step of SGD with momentum 0.9, its gradient clipped to a norm of one; the first blocks stay."""
         live = {name: p.requires_grad_() for name, p in self.params.items()}
-        loss = self._nats(live, tokens, targets, 0).mean()
-        grads = torch.autograd.grad(loss, list(live.values()), materialize_grads=True)
+        mine = slice(self.ranks.rank, None, self.ranks.size)  # of several ranks each takes some windows, or none
+        if share := len(tokens[mine]) / len(tokens):
+            loss = self._nats(live, tokens[mine], targets[mine], 0).mean() * share
+            grads = torch.autograd.grad(loss, list(live.values()), materialize_grads=True)
+        else:
+            grads = tuple(torch.zeros_like(p) for p in live.values())
+        grads = self.ranks.summed(grads)
         with torch.no_grad():
             for g, (name, _) in zip(grads, live.items(), strict=True):
                 if g.ndim and name not in TABLES and g.size(0) == self.config.depth:

@@ -93,7 +93,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # --- optimiser
     steps: int = 150
     batch_tokens: int = 1024  # a step; half of 2048 and twice the steps learns more from the same tokens
-    micro_tokens: int = 0  # in one pass; 0: the whole batch
+    micro_tokens: int = 0  # in one pass; 0: the whole batch, or a device's share of it
     matrix_lr: float = 0.04  # Muon
     embed_lr: float = 0.03  # Adam
     scalar_lr: float = 0.01  # Adam
@@ -146,6 +146,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     shards: int = 0  # of training text, the first ones; 0: all that are there
     backend: Backend = "auto"  # mlx on Apple Silicon, torch elsewhere
     device: str = "auto"  # auto, cpu, cuda, mps
+    devices: int = 1  # that train a run together, each its share of every batch; 0: all that are here
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on CUDA
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA, once an architecture
     attention: Literal["auto", "flash", "cudnn", "math"] = "auto"  # torch's kernel
@@ -232,6 +233,16 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Sequences in a batch."""
         return self.batch_tokens // self.seq_len
 
+    @property
+    def share_windows(self) -> int:
+        """Sequences of a batch that one device trains on."""
+        return self.windows // max(1, self.devices)
+
+    @property
+    def pass_windows(self) -> int:
+        """Sequences in one pass on one device: what a selection, a correlation or a count over a pass is over."""
+        return min(self.micro_tokens // self.seq_len or self.share_windows, self.share_windows)
+
 
 def _eights(size: float) -> int:
     """The nearest multiple of eight, at least eight: fast matrix products want it, and FAN takes an eighth."""
@@ -257,10 +268,11 @@ def fast(settings: Mapping[str, Any]) -> dict[str, Any]:
     step and 5 layers, no wall clock. Raises ValueError as from_dict. What an arm sets stays as it is set."""
     config = GptConfig.from_dict(settings)
     steps = min(300, max(20, config.steps // 5))
-    tokens = min(config.batch_tokens, max(1, 65_536 // config.seq_len) * config.seq_len)
+    every = max(1, config.devices) * config.seq_len  # a sequence for each device at least
+    tokens = min(config.batch_tokens, max(1, 65_536 // every) * every)
     small: dict[str, Any] = {"steps": min(config.steps, steps), "batch_tokens": tokens, "wallclock": 0.0}
     small["depth"] = min(config.depth, 5)
-    if config.micro_tokens and tokens % config.micro_tokens:
+    if config.micro_tokens and tokens // every * config.seq_len % config.micro_tokens:
         small["micro_tokens"] = 0
     if config.warmdown_steps:
         small["warmdown_steps"] = max(1, small["steps"] // 5)
@@ -295,7 +307,7 @@ LATE = (
 )
 LATE_FROM = ("qat_bits", "qat_from")
 # Fields that say where a run takes place. They change no figure beyond rounding, so they make no other arm.
-WHERE = ("keep_weights", "backend", "device", "compile", "attention", "threads", "stack_seeds")
+WHERE = ("keep_weights", "backend", "device", "devices", "compile", "attention", "threads", "stack_seeds")
 
 
 def check(config: GptConfig) -> None:
@@ -320,6 +332,24 @@ def check(config: GptConfig) -> None:
     if micro := config.micro_tokens:
         _must(micro % seq == 0, f"micro_tokens must be a multiple of seq_len {seq}", micro)
         _must(tokens % micro == 0, f"micro_tokens must divide batch_tokens {tokens}", micro)
+    if config.devices > 1:
+        _must(
+            config.windows % config.devices == 0,
+            f"devices must divide the {config.windows} sequences of a batch (batch_tokens / seq_len)",
+            config.devices,
+        )
+        share = config.share_windows
+        _must(
+            share % config.pass_windows == 0,
+            f"micro_tokens must divide the {share * seq} tokens of a batch that each of {config.devices} devices "
+            f"trains on (one pass: micro_tokens = {share * seq})",
+            micro,
+        )
+        _must(
+            not config.stack_seeds,
+            "stack_seeds is for one device: with several each run has all of them, so it must be off",
+            config.stack_seeds,
+        )
     if config.val_tokens:
         _must(config.val_tokens >= seq, f"val_tokens must be 0 or at least seq_len {seq}", config.val_tokens)
     for name in ("xsa_last", "parallel_last", "value_embed_last"):
@@ -383,7 +413,8 @@ _AMOUNTS = (
     "softcap qk_gain matrix_lr embed_lr scalar_lr warmup_steps warmdown_steps val_every wallclock embed_init "
     "momentum_warmup muon_decay grad_clip bt_lambda bt_layers mtp_weight mtp_margin probe_threshold ttt_lr "
     "val_tokens micro_tokens curriculum_buffer bigram_buckets xsa_last parallel_last loop_first loop_count "
-    "ttt_freeze qat_bits shards calib_seed value_embed_last adam_decay gptq_damping quant_floor prune_to"
+    "ttt_freeze qat_bits shards calib_seed value_embed_last adam_decay gptq_damping quant_floor prune_to "
+    "devices"
 )
 _RANGES = (
     (_COUNTS, 1, _INF, "at least 1"),

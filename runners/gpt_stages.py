@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from runners.evaluate import Learner, named, score_first, summed, token_losses, whole_windows
+from runners.evaluate import ALONE, Learner, Share, named, score_first, summed, token_losses, whole_windows
 from runners.gpt_config import GptConfig
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES, rng
@@ -35,10 +35,10 @@ class Scored(NamedTuple):
     bpb_name: str
 
 
-def score(model: Learner, config: GptConfig, source: Source) -> Scored:
-    """The model on held-out text, as `config.eval` says. `ttt` trains the model that is given."""
+def score(model: Learner, config: GptConfig, source: Source, share: Share = ALONE) -> Scored:
+    """The model on held-out text, as `config.eval` says, with those who share it. `ttt` trains the model."""
     count = whole_windows(len(source.val), config.seq_len, config.val_tokens)
-    batch = max(1, (config.micro_tokens or config.batch_tokens) // config.seq_len)
+    batch = config.pass_windows
     if config.eval == "ttt":
         found = score_first(
             model,
@@ -50,10 +50,12 @@ def score(model: Learner, config: GptConfig, source: Source) -> Scored:
             lr=config.ttt_lr,
             epochs=config.ttt_epochs,
             batch=batch,
+            step=(config.micro_tokens or config.batch_tokens) // config.seq_len,  # of all ranks together
+            share=share,
         )
     else:
         stride = config.eval_stride if config.eval == "sliding" else 0
-        found = token_losses(model.losses, source.val, count, config.seq_len, stride=stride, batch=batch)
+        found = token_losses(model.losses, source.val, count, config.seq_len, stride=stride, batch=batch, share=share)
     total = summed(found, source.val, source.counts)
     names = (named(name, count, len(source.val), config.seq_len) for name in ("val_loss", "val_bpb"))
     return Scored(total.loss, total.bpb, *names)
