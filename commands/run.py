@@ -130,7 +130,10 @@ def _conduct(
 def _slots(plan: Plan, jobs: int | None, gpus: tuple[str, ...], cooldown: float) -> int:
     from runners.turns import slots
 
-    return slots(plan, jobs, gpus, (plan.trainer or {}).get("devices", 1) or 1, cooldown)
+    each = (plan.trainer or {}).get("devices", 1)
+    if gpus and each == 0:
+        raise UsageError("--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)")
+    return slots(plan, jobs, gpus, each if isinstance(each, int) and each > 0 else 1, cooldown)
 
 
 def _gpus(text: str | None) -> tuple[str, ...]:
