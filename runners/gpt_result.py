@@ -24,7 +24,7 @@ _BOTH = (
 )
 CODE = {  # of each backend: the files, in runners/, that a figure depends on
     "torch": ("gpt", "gpt_after", "gpt_loss", "gpt_optim", "gpt_train", *_BOTH),
-    "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_train", *_BOTH),
+    "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_steps", "gpt_mlx_train", *_BOTH),
 }
 
 
