@@ -133,7 +133,7 @@ EXCLUDED = {
     "dtype": "parity is of float32; in bfloat16 only that it trains (test_gpt_mlx.py)",
     "threads": "torch's",
     "keep_weights": "what is kept of a run, not what it is",
-    "stack_seeds": "torch's; MLX takes seeds one after the other",
+    "stack_seeds": "test_trainer.py and test_gpt_mlx_seeds.py: a batch is its seeds",
 }
 
 
