@@ -1,9 +1,9 @@
 """What a step of training in MLX computes, as functions of arrays: one seed's, or by mx.vmap those of a batch.
 
-They are what is compiled, each once for all runs that compute the same: `compiled_key` is the whole config, but for
-what comes in as an array or is only about the run. A Python number that a compiled function reads is a constant for
-ever, so what changes from step to step is an array, and whether a step is quantized is part of the key. A field that
-is new is in it, until somebody says here that nothing compiled reads it; a test holds that against the source.
+They are what is compiled, each once for all runs that compute the same: the gradient's key is the whole config, but
+for what comes in as an array, or is about the run or the optimiser; the step's is what the optimiser reads. A Python
+number that a compiled function reads is a constant for ever, so what changes from step to step is an array, and
+whether a step is quantized is part of the key. A test holds both against the source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runners.gpt_config import LATE, WHERE, GptConfig
 from runners.gpt_mlx import Noise, Params, Step, loss_and_grads, rotary, update
 
 Kind = Literal["gradient", "step"]
-# Read by no compiled function: rates come in as arrays, and the rest is about the run.
+# Not read by the gradient: rates come in as arrays, and the rest is about the run.
 NOT_COMPILED = frozenset(
     (
         *(*WHERE, *LATE),
@@ -29,15 +29,15 @@ NOT_COMPILED = frozenset(
         *("curriculum", "curriculum_buffer", "token_drop_schedule", "corrupt_schedule", "qat_from", "probe_ema"),
     )
 )
-# Read by the step alone: arms that differ in nothing else share a gradient.
+# Read by the step, and by it alone: arms that differ in nothing else share a gradient, and all others share a step.
 STEP_ONLY = frozenset(("beta1", "beta2", "grad_clip", "muon_decay", "newton_schulz"))
 
 
 def compiled_key(config: GptConfig, device: mx.Device, kind: Kind) -> tuple[Any, ...]:
     """What a compiled function depends on, beside quantization and shapes."""
     told = msgspec.structs.asdict(config)
-    left_out = NOT_COMPILED | STEP_ONLY if kind == "gradient" else NOT_COMPILED
-    return str(device), *((name, told[name]) for name in told if name not in left_out)
+    read = STEP_ONLY if kind == "step" else told.keys() - NOT_COMPILED - STEP_ONLY
+    return str(device), *((name, told[name]) for name in sorted(read))
 
 
 def gradient_of(config: GptConfig, qat: bool, dtype: mx.Dtype) -> Callable[..., Any]:

@@ -289,7 +289,8 @@ class _Run:
     def warm_up(self, state: State) -> None:
         """Compile before the clock starts: a step of each kind on no text, whose outcome is thrown away."""
         config, now = self.config, self.rates(state)
-        key = len(self.seeds), self.windows, *compiled_key(config, self.device, "step")
+        kinds: tuple[Kind, Kind] = ("gradient", "step")
+        key = len(self.seeds), self.windows, *(compiled_key(config, self.device, kind) for kind in kinds)
         if key in self.trainer._warm:
             return
         self.trainer._warm.add(key)
