@@ -92,6 +92,7 @@ def conduct(
         report(Update("plan", total - len(missing), total))
         interrupted, ran = False, 0
         worked = "ok" in have.values()
+        silent = {name for (name, _), status in have.items() if status == "no_metric"}
         exit_code: int | None = None
         with signals_interrupt():
             together = runner if isinstance(runner, Together) else None
@@ -109,7 +110,9 @@ def conduct(
                     interrupted = interrupted or outcome.status == "interrupted"
                     worked = worked or outcome.status == "ok"
                     if outcome.status == "no_metric" and not worked:
-                        raise _NoMetric(plan, arm, outcome)
+                        silent.add(arm.name)
+                        if len(silent) >= min(2, len(plan.arm)):  # one may be at fault, two name the wrong metric
+                            raise _NoMetric(plan, arm, outcome)
                 if interrupted:
                     break
         log.close()
@@ -143,7 +146,7 @@ def _all(cells: list[Cell], status: events.Status, reason: str, wall: float) -> 
 
 
 class _NoMetric(LedgerError):
-    """A run ended well and told no metric, as did all before it: the other cells would be wasted."""
+    """Runs of two arms ended well and told no metric, and none before did: the other cells would be wasted."""
 
     def __init__(self, plan: Plan, arm: PlanArm, outcome: Outcome) -> None:
         import difflib
@@ -157,7 +160,7 @@ class _NoMetric(LedgerError):
         )
         hint = f" (did you mean --metric {close[0]}?)" if close else ""
         super().__init__(
-            f"{arm.name} ended without telling {plan.metric!r}; {told}{hint}. The run is on record "
+            f"{arm.name} ended without telling {plan.metric!r}; {told}{hint}. No run told it; what ran is on record "
             f"as no_metric, no further one was started. Print `{plan.metric}: <number>`, log it "
             "with ledger.log, or give a --pattern"
         )

@@ -51,6 +51,9 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     skips: Literal["unet", "dense", "none"] = "unet"  # dense: every block reads a learned mix of all before it
     xsa_last: int = 0  # blocks, from the last, whose attention leaves out a token's own value
     value_residual: bool = False
+    value_embed_last: int = 0  # blocks, from the last, whose values have the token's row of a table added
+    value_embed_width: int = 128  # columns of that table, which they share
+    layer_scale: bool = False  # what the i-th block reads is scaled by 1 / sqrt(i), counted from one
     parallel_last: int = 0  # blocks, from the last, whose attention and MLP read the same input
     loop_first: int = 0  # of the blocks that are applied `loops` times
     loop_count: int = 0
@@ -59,7 +62,9 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # --- embedding
     bigram_buckets: int = 0  # 0: no table of hashed pairs
     bigram_width: int = 128
+    bigram_zero: bool = False  # its table begins at zero; else as the tokens' does
     smear_gate: bool = False
+    smear_init: float = -2.0  # of the gate before its sigmoid
 
     # --- objective: what is trained on; the losses that are reported stay plain
     bt_lambda: float = 0.0  # Barlow-Twins term between the paths of an MLP variant
@@ -96,6 +101,8 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     momentum_start: float = 0.85
     momentum_warmup: int = 0  # steps from momentum_start to momentum
     muon_decay: float = 0.0  # decoupled weight decay of the matrices
+    adam_decay: float = 0.0  # the same of everything else: tables, gains and scales
+    projections: Literal["muon", "adam"] = "muon"  # who trains the matrices behind the tables; adam: at scalar_lr
     newton_schulz: int = 5  # steps
     beta1: float = 0.9
     beta2: float = 0.95
@@ -105,6 +112,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     warmdown_steps: int = 0  # the same in steps; over `warmdown` where it is given
     wallclock: float = 0.0  # seconds of training after which it stops and by which it warms down; 0: by steps alone
     embed_init: float = 0.005  # standard deviation
+    init: Literal["uniform", "orthogonal"] = "uniform"  # of the matrices that do not begin at zero
 
     # --- weights that are evaluated
     ema: float = 0.0  # decay of the running mean; 0: none
@@ -118,6 +126,12 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     quant_group: int = 64  # weights that share a step, in the schemes with groups
     calib_tokens: int = 16_384  # of the training text, for the schemes that look at inputs
     calib_seed: int = 0  # which windows of it
+    calib_text: Literal["training", "own"] = "training"  # own: what the model writes, `calib_tokens` of it
+    calib_temperature: float = 0.8  # of the model's logits as it writes
+    gptq_damping: float = 0.01  # added to the Hessian's diagonal, in means of it
+    quant_floor: float = 0.0  # the largest code stands for at least this weight: no finer steps than that
+    quant_pack: Literal["bits", "bytes"] = "bits"  # before the compressor, which sees more in whole bytes
+    prune_to: int = 0  # bytes of code and model; beyond them codes of one become zero until it fits; 0: never
     eval: Literal["chunked", "sliding", "ttt"] = "chunked"
     eval_stride: int = 64  # sliding: tokens scored a window
     ttt_lr: float = 0.002
@@ -266,6 +280,12 @@ LATE = (
     "quant_group",
     "calib_tokens",
     "calib_seed",
+    "calib_text",
+    "calib_temperature",
+    "gptq_damping",
+    "quant_floor",
+    "quant_pack",
+    "prune_to",
     "eval",
     "eval_stride",
     "ttt_lr",
@@ -302,7 +322,7 @@ def check(config: GptConfig) -> None:
         _must(tokens % micro == 0, f"micro_tokens must divide batch_tokens {tokens}", micro)
     if config.val_tokens:
         _must(config.val_tokens >= seq, f"val_tokens must be 0 or at least seq_len {seq}", config.val_tokens)
-    for name in ("xsa_last", "parallel_last"):
+    for name in ("xsa_last", "parallel_last", "value_embed_last"):
         _must(
             getattr(config, name) <= config.depth,
             f"{name} must be at most depth {config.depth}",
@@ -357,13 +377,13 @@ def check(config: GptConfig) -> None:
 _INF = math.inf
 _COUNTS = (
     "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens threads loops bigram_width "
-    "newton_schulz swa_every quant_group calib_tokens eval_stride ttt_epochs ttt_chunk"
+    "newton_schulz swa_every quant_group calib_tokens eval_stride ttt_epochs ttt_chunk value_embed_width"
 )
 _AMOUNTS = (
     "softcap qk_gain matrix_lr embed_lr scalar_lr warmup_steps warmdown_steps val_every wallclock embed_init "
     "momentum_warmup muon_decay grad_clip bt_lambda bt_layers mtp_weight mtp_margin probe_threshold ttt_lr "
     "val_tokens micro_tokens curriculum_buffer bigram_buckets xsa_last parallel_last loop_first loop_count "
-    "ttt_freeze qat_bits shards calib_seed"
+    "ttt_freeze qat_bits shards calib_seed value_embed_last adam_decay gptq_damping quant_floor prune_to"
 )
 _RANGES = (
     (_COUNTS, 1, _INF, "at least 1"),
@@ -374,6 +394,8 @@ _RANGES = (
     ("ema momentum momentum_start beta1 beta2", 0, math.nextafter(1, 0), "at least 0 and below 1"),
     ("rho1_keep", math.nextafter(0, 1), 1, "a share above 0 and up to 1"),
     ("position_weight", -1, 1, "from -1 to 1"),
+    ("smear_init", -_INF, _INF, "finite"),
+    ("calib_temperature", math.nextafter(0, 1), _INF, "finite and above 0"),
 )
 
 

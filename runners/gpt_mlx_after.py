@@ -17,7 +17,9 @@ from runners.gpt_config import GptConfig
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES
 from runners.gpt_mlx import Params, Watched, clipped, forward, linear, rotary, trunk
-from runners.gpt_stages import InputSum, Scored, calibration, compressed, scheme
+from runners.gpt_mlx import logits as head
+from runners.gpt_result import code_bytes
+from runners.gpt_stages import Following, InputSum, Scored, calibration, compressed, scheme
 from runners.gpt_stages import score as score_model
 from runners.gptq import Inputs
 from runners.quantize import restore
@@ -74,13 +76,13 @@ def quantized(params: Params, config: GptConfig, source: Source) -> tuple[Params
     """
     arrays = {name: np.array(p.astype(mx.float32)) for name, p in params.items()}
     inputs = matrix_inputs(params, config, source) if scheme(config).calibrated else None
-    model = compressed(arrays, config, inputs)
+    model = compressed(arrays, config, inputs, code_bytes("mlx"))
     back = restore(model)
     return {name: mx.array(back[name]) for name in params}, model
 
 
 def matrix_inputs(params: Params, config: GptConfig, source: Source) -> Mapping[str, list[Inputs]]:
-    """What every matrix is given by `calib_tokens` of the training text, a slice each."""
+    """What every matrix is given by `calib_tokens` of the training text, or of the model's own, a slice each."""
     matrices = {name: p for name, p in params.items() if name in MATRICES}
     seen = {name: [InputSum(p.shape[-1]) for _ in range(p.shape[0])] for name, p in matrices.items()}
 
@@ -90,9 +92,21 @@ def matrix_inputs(params: Params, config: GptConfig, source: Source) -> Mapping[
     stand_ins: dict[str, Any] = dict(params)
     for name, p in matrices.items():
         stand_ins[name] = [watched(p[i], at) for i, at in enumerate(seen[name])]
-    windows, rope = calibration(config, source), rotary(config)
+    windows, rope = calibration(config, source, following(params, config)), rotary(config)
     for i in range(0, len(windows), 8):
         x = trunk(stand_ins, config, rope, _int32(windows[i : i + 8]))
         if "mtp" in params:
             linear(x, stand_ins["mtp"][0])
     return {name: [each.inputs() for each in sums] for name, sums in seen.items()}
+
+
+def following(params: Params, config: GptConfig) -> Following:
+    """The model as one that writes."""
+    cos, sin = rotary(config)
+
+    def logits(tokens: np.ndarray) -> np.ndarray:
+        seq = tokens.shape[1]
+        x = trunk(params, config, (cos[:seq], sin[:seq]), _int32(tokens))
+        return np.array(head(params, config, x[:, -1]))
+
+    return logits

@@ -58,6 +58,8 @@ def check_weights(config: GptConfig, seeds: int, device: mx.Device) -> None:
     count = config.depth * d * (2 * d + 2 * kv + up + down) + config.vocab_size * d
     if config.bigram_buckets:
         count += (config.bigram_buckets + d) * config.bigram_width
+    if config.value_embed_last:
+        count += (config.vocab_size + kv) * config.value_embed_width
     if config.mtp_weight:
         count += d * d
     # The weights, their momenta, and the numbers that they are made from; a gradient makes it more.

@@ -25,12 +25,13 @@ NOT_COMPILED = frozenset(
         *(*WHERE, *LATE),
         *("steps", "wallclock", "warmup_steps", "warmdown", "warmdown_steps", "micro_tokens"),
         *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup", "mtp_warmup"),
+        *("init", "bigram_zero", "smear_init", "projections"),
         *("data", "shards", "embed_init", "qk_gain", "ema", "swa", "swa_every", "val_tokens", "val_every"),
         *("curriculum", "curriculum_buffer", "token_drop_schedule", "corrupt_schedule", "qat_from", "probe_ema"),
     )
 )
 # Read by the step, and by it alone: arms that differ in nothing else share a gradient, and all others share a step.
-STEP_ONLY = frozenset(("beta1", "beta2", "grad_clip", "muon_decay", "newton_schulz"))
+STEP_ONLY = frozenset(("adam_decay", "beta1", "beta2", "grad_clip", "muon_decay", "newton_schulz"))
 
 
 def compiled_key(config: GptConfig, device: mx.Device, kind: Kind) -> tuple[Any, ...]:

@@ -262,7 +262,7 @@ class _Run:
         each = [init_params(self.config, seed) for seed in self.seeds]
         params = {name: mx.stack([p[name] for p in each]) for name in each[0]} if self.many else each[0]
         mx.eval(params)
-        state = State(params, *begin(params))
+        state = State(params, *begin(params, self.config))
         if self.config.probe == "adaptive":  # nothing is easy yet
             lead = (len(self.seeds),) if self.many else ()
             state.position = mx.ones((*lead, self.config.seq_len))
@@ -454,7 +454,7 @@ class _Run:
         size = artifact_bytes(model, code_bytes("mlx"))
         after = self.scored(state, index, restored)
         if after is not None:
-            self.on_log(index, state.step, quantization(before, after, size))
+            self.on_log(index, state.step, quantization(before, after, size, model))
         return after, before.bpb, size
 
     def result(

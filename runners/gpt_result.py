@@ -23,7 +23,7 @@ _BOTH = (
     *("bits", "bytecount", "corpus", "evaluate", "export", "gptq", "quantize", "shards"),
 )
 CODE = {  # of each backend: the files, in runners/, that a figure depends on
-    "torch": ("gpt", "gpt_after", "gpt_loss", "gpt_optim", "gpt_train", *_BOTH),
+    "torch": ("gpt", "gpt_after", "gpt_cpu", "gpt_loss", "gpt_optim", "gpt_train", *_BOTH),
     "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_steps", "gpt_mlx_train", *_BOTH),
 }
 

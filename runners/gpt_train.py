@@ -31,6 +31,7 @@ from runners.corpus import Corpus
 from runners.gpt import Params, Rope, init_params, rotary
 from runners.gpt_after import quantized, score
 from runners.gpt_config import LATE, WHERE, GptConfig
+from runners.gpt_cpu import keep_memory
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
 from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
@@ -56,6 +57,7 @@ NOT_COMPILED = frozenset(
         ),
         *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup", "qat_from"),
         *("ema", "swa", "swa_every", "curriculum", "curriculum_buffer", "embed_init", "qk_gain", "mtp_warmup"),
+        *("init", "bigram_zero", "smear_init"),
     )
 )
 
@@ -174,6 +176,8 @@ class Trainer:
         self.source.check(config)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or config.threads)
+        if device.type == "cpu":
+            keep_memory()
         try:
             yield device
         finally:
@@ -500,11 +504,11 @@ class Run:
             if before is None:
                 done.append((None, None, None))
                 continue
-            made = quantized(params, self.config, self.trainer.source)
+            made = quantized(params, self.config, self.trainer.source, self.dtype)
             size = made.total(code_bytes("torch"))
             after = self.scored(state, index, made.params)
             if after is not None:
-                self.on_log(index, state.step, quantization(before, after, size))
+                self.on_log(index, state.step, quantization(before, after, size, made.model))
             done.append((after, before.bpb, size))
         return done
 

@@ -23,6 +23,7 @@ from runners.gpt_result import GptResult
 from runners.trainer import BACKENDS, code_digest, open_text
 
 TOLERANCE = 1e-3  # relative, where bits cannot be expected to agree
+APART = ("quant_gap", "artifact_bytes", "pruned_codes")
 COST = ("step_ms", "step_drift", "tokens_per_s", "temperature_c", "clock_mhz")  # of a machine, not of a model
 
 
@@ -75,8 +76,9 @@ class Reproduced(NamedTuple):
         """Whether the run came out again, by what may be expected."""
         if self.expected == "bits" or self.status != self.status_then:
             return self.exact
-        # A gap is the small difference of two figures that are compared already; bytes hold the code's as well.
-        figures = (figure for figure in self.figures if not figure.name.startswith(("quant_gap", "artifact_bytes")))
+        # A gap is the small difference of two figures that are compared already; bytes hold the code's as well, and
+        # decide how many codes are pruned.
+        figures = (figure for figure in self.figures if not figure.name.startswith(APART))
         compared = (*figures, *((self.worst,) if self.worst else ()))
         return all(figure.deviation <= self.tolerance for figure in compared)
 
