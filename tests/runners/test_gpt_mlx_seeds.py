@@ -88,7 +88,7 @@ EXCLUDED = {
     "dtype": "below: bfloat16 has three digits",
     "compile": "below: once, as a CPU's compiler takes long",
     "attention": "torch's",
-    "calib_text": "what the model writes turns on one rounding; a seed's weights are quantized on their own, as above",
+    "calib_text": "what a model writes turns on one rounding; each seed is quantized by itself, as above",
     "calib_temperature": "as the model writes",
     "prune_to": "of the codes that quantization made",
     "threads": "torch's",
