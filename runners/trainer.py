@@ -57,7 +57,7 @@ class GptRunner:
 
     source = "trainer"
 
-    def __init__(self, plan: Plan, log: Log) -> None:
+    def __init__(self, plan: Plan, log: Log, gpus: Sequence[str] = (), jobs: int = 1) -> None:
         """Check every arm's settings before anything runs. Raises UsageError, also without torch."""
         assert plan.trainer is not None
         self.settings = plan.trainer
