@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from commands.at_once import at_once, gpu_names, slots_of
 from commands.common import Asked, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cooldown", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Between runs, for the machine."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=None, help="Runs at once (default: 1, or one a GPU).")
-@click.option("--gpus", default=None, metavar="0-3", help="GPUs to spread them over, each seeing its own.")
+@at_once
 @click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
 @shared()
 def command(
@@ -71,12 +70,12 @@ def command(
     plan = read_plan(what, options)
     if fast:
         plan = _fast(plan)
-    names = _gpus(gpus)
-    at_once = _slots(plan, jobs, names, cooldown)
+    names = gpu_names(gpus)
+    slots = slots_of(plan, jobs, names, cooldown)
     log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
-    runner = runner_for(plan, log, names, at_once)
-    with Progress(plan, at_once) as progress:
-        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown, at_once)
+    runner = runner_for(plan, log, names, slots)
+    with Progress(plan, slots) as progress:
+        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown, slots)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
     if done.interrupted:
         if asked.json:
@@ -125,33 +124,6 @@ def _conduct(
     from runners.conduct import conduct
 
     return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown, jobs=jobs)
-
-
-def _slots(plan: Plan, jobs: int | None, gpus: tuple[str, ...], cooldown: float) -> int:
-    from runners.turns import slots
-
-    each = (plan.trainer or {}).get("devices", 1)
-    if gpus and each == 0:
-        raise UsageError(
-            "--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)"
-        )
-    return slots(plan, jobs, gpus, each if isinstance(each, int) and each > 0 else 1, cooldown)
-
-
-def _gpus(text: str | None) -> tuple[str, ...]:
-    """GPUs by number (0-3,5) or by the names that CUDA gives them."""
-    if text is None:
-        return ()
-    found: list[str] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if dash and first.isdigit() and last.isdigit() and int(first) <= int(last) < int(first) + 1000:
-            found += [str(number) for number in range(int(first), int(last) + 1)]
-        elif re.fullmatch(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", part.strip()):
-            found.append(part.strip())
-        else:
-            raise UsageError(f"--gpus {text}: expected numbers, such as 0-3 or 0,2, or names of GPUs, found {part!r}")
-    return tuple(found)
 
 
 def _fast(plan: Plan) -> Plan:

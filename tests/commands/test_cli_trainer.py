@@ -56,6 +56,21 @@ def test_a_plan_runs_on_two_devices_with_settings_of_the_command_line_and_is_rep
     assert done.json["differs"] == []
 
 
+def test_runs_at_once_have_the_bits_of_one_after_another(home):
+    home.write("plan.toml", PLAN)
+    points = "SELECT arm, seed, name, step, metrics.value FROM metrics INNER JOIN runs USING (run) ORDER BY ALL"
+    found = []
+    for jobs in ("1", "2"):
+        home.call("init", f"jobs{jobs}")
+        where = ("--ledger", f"jobs{jobs}")
+        done = home.call("run", "plan.toml", "--set", "steps=8", "--seeds", "0-1", "--jobs", jobs, *where)
+        assert done.code == 0, done.err
+        found.append([row for row in home.sql(points, *where) if row["name"] == "train_loss"])
+        found[-1] += home.sql("SELECT arm, seed, value, status FROM runs ORDER BY ALL", *where)
+    assert len(found[0]) == 4 * 9
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
