@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -48,10 +49,19 @@ if TYPE_CHECKING:
 @click.option(
     "--cooldown", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Between runs, for the machine."
 )
+@click.option("--jobs", type=click.IntRange(min=1), default=None, help="Runs at once (default: 1, or one a GPU).")
+@click.option("--gpus", default=None, metavar="0-3", help="GPUs to spread them over, each seeing its own.")
 @click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
 @shared()
 def command(
-    asked: Asked, what: tuple[str, ...], retry_failed: bool, fast: bool, cooldown: float, **options: Any
+    asked: Asked,
+    what: tuple[str, ...],
+    retry_failed: bool,
+    fast: bool,
+    cooldown: float,
+    jobs: int | None,
+    gpus: str | None,
+    **options: Any,
 ) -> int:
     """Run PLAN.toml, or COMMAND once for each arm and seed, and decide.
 
@@ -61,10 +71,12 @@ def command(
     plan = read_plan(what, options)
     if fast:
         plan = _fast(plan)
+    names = _gpus(gpus)
+    at_once = _slots(plan, jobs, names, cooldown)
     log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
-    runner = runner_for(plan, log)
-    with Progress(plan) as progress:
-        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown)
+    runner = runner_for(plan, log, names, at_once)
+    with Progress(plan, at_once) as progress:
+        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown, at_once)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
     if done.interrupted:
         if asked.json:
@@ -102,11 +114,42 @@ def _named_home() -> bool:
 
 
 def _conduct(
-    log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool, cooldown: float
+    log: Log,
+    plan: Plan,
+    runner: Runner,
+    update: Callable[[Update], None],
+    retry_failed: bool,
+    cooldown: float,
+    jobs: int,
 ) -> Conducted:
     from runners.conduct import conduct
 
-    return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown)
+    return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown, jobs=jobs)
+
+
+def _slots(plan: Plan, jobs: int | None, gpus: tuple[str, ...], cooldown: float) -> int:
+    from runners.turns import slots
+
+    each = (plan.trainer or {}).get("devices", 1)
+    if gpus and each == 0:
+        raise UsageError("--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)")
+    return slots(plan, jobs, gpus, each if isinstance(each, int) and each > 0 else 1, cooldown)
+
+
+def _gpus(text: str | None) -> tuple[str, ...]:
+    """GPUs by number (0-3,5) or by the names that CUDA gives them."""
+    if text is None:
+        return ()
+    found: list[str] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if dash and first.isdigit() and last.isdigit() and int(first) <= int(last) < int(first) + 1000:
+            found += [str(number) for number in range(int(first), int(last) + 1)]
+        elif re.fullmatch(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", part.strip()):
+            found.append(part.strip())
+        else:
+            raise UsageError(f"--gpus {text}: expected numbers, such as 0-3 or 0,2, or names of GPUs, found {part!r}")
+    return tuple(found)
 
 
 def _fast(plan: Plan) -> Plan:
@@ -221,29 +264,26 @@ def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:
         raise UsageError(f"{path}: {error}") from None
 
 
-def runner_for(plan: Plan, log: Log) -> Runner:
+def runner_for(plan: Plan, log: Log, gpus: tuple[str, ...] = (), jobs: int = 1) -> Runner:
     """The runner that the plan asks for. Raises UsageError when it cannot run here."""
     if plan.trainer is not None:
         from runners.trainer import GptRunner
 
-        return GptRunner(plan, log)
+        return GptRunner(plan, log, gpus, jobs)
     from runners.script import ScriptRunner
 
-    return ScriptRunner(plan, log.root)
+    return ScriptRunner(plan, log.root, gpus)
 
 
 class Progress:
     """Cells done, the loss now, the time left: a bar on a terminal, a line a cell into a file."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.metric = plan.metric
+    def __init__(self, plan: Plan, jobs: int = 1) -> None:
+        self.metric, self.jobs = plan.metric, jobs
         self.live: Any = None
         self.task: Any = None
         self.took: list[float] = []
-        self.began = 0.0
-        self.now = ""
-        self.value = ""  # the newest loss or metric
-        self.decides = ""  # the newest value of the metric that decides
+        self.running: dict[tuple[str, int], _Running] = {}
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -274,29 +314,37 @@ class Progress:
             if update.done:
                 say(f"{update.done} of {update.total} runs are on record already")
             return
+        cell = (update.arm, update.seed)
         if update.kind == "start":
-            self.began, self.now = time.monotonic(), f"{update.arm} seed {update.seed}"
-            self.value = self.decides = ""
+            self.running[cell] = _Running(time.monotonic())
         elif update.kind == "point":
-            if update.name == self.metric:
-                self.value = self.decides = f"{update.name} {update.value:.6g}"
-            elif "loss" in update.name:
-                self.value = f"{update.name} {update.value:.4g}"
+            if running := self.running.get(cell):
+                running.heard(update, self.metric)
         else:
-            self._ended(update)
+            self._ended(update, self.running.pop(cell, _Running(time.monotonic())))
         if self.live is not None and self.task is not None:
-            left = ""
-            if self.took:
-                mean = sum(self.took) / len(self.took)
-                rest = max(0.0, mean * (update.total - update.done) - (time.monotonic() - self.began))
-                left = f"{int(rest) // 60}:{int(rest) % 60:02d} left"
-            self.live.update(self.task, completed=update.done, now=f"{self.now} {self.value}".strip(), left=left)
+            self.live.update(self.task, completed=update.done, now=self._now(cell), left=self._left(update))
 
-    def _ended(self, update: Update) -> None:
-        seconds = time.monotonic() - self.began
+    def _now(self, cell: tuple[str, int]) -> str:
+        """The run that was heard of last, and how many others there are."""
+        running = self.running.get(cell)
+        if running is None:
+            return f"{len(self.running)} running" if self.running else ""
+        others = f" (and {len(self.running) - 1} more)" if len(self.running) > 1 else ""
+        return f"{cell[0]} seed {cell[1]} {running.value}".strip() + others
+
+    def _left(self, update: Update) -> str:
+        if not self.took:
+            return ""
+        mean, now = sum(self.took) / len(self.took), time.monotonic()
+        gone = sum(min(mean, now - running.began) for running in self.running.values())
+        rest = max(0.0, mean * (update.total - update.done) - gone) / self.jobs
+        return f"{int(rest) // 60}:{int(rest) % 60:02d} left"
+
+    def _ended(self, update: Update, running: _Running) -> None:
+        seconds = time.monotonic() - running.began
         self.took.append(seconds)
-        self.began = time.monotonic()
-        told = (self.decides or self.value) if update.status == "ok" else update.status
+        told = (running.decides or running.value) if update.status == "ok" else update.status
         if update.reason and update.reason != update.status:
             told = f"{told}: {update.reason}"
         line = f"[{update.done}/{update.total}] {update.arm} seed {update.seed}: {told} ({seconds:.1f} s)"
@@ -304,6 +352,21 @@ class Progress:
             say(line)
         elif update.status != "ok":
             self.live.console.print(line, markup=False)
+
+
+class _Running:
+    """A run that is under way: since when, and its newest figures."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.value = ""  # the newest loss or metric
+        self.decides = ""  # the newest value of the metric that decides
+
+    def heard(self, update: Update, metric: str) -> None:
+        if update.name == metric:
+            self.value = self.decides = f"{update.name} {update.value:.6g}"
+        elif "loss" in update.name:
+            self.value = f"{update.name} {update.value:.4g}"
 
 
 def _tell(

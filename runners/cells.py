@@ -14,6 +14,7 @@ from runners.plan import PlanArm
 OnPoint = Callable[[int, str, float], None]  # step, name, value
 OnCellPoint = Callable[[int, int, str, float], None]  # which of several cells, step, name, value
 ShouldStop = Callable[[], str | None]  # a reason to stop, or None
+INTERRUPTED = "interrupted"  # the reason that is no fault of the run's: it will be run again
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class Cell(NamedTuple):
     run: str
     arm: PlanArm
     seed: int
+    slot: int = 0  # of those that run at once
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,8 +116,11 @@ def placed(config: GptConfig, backend: str, fewer: bool = False) -> GptConfig:
 class GroupTrainer:
     """Trains one seed at a time on `devices` devices; see gpt_train.Trainer, whose calls these are."""
 
-    def __init__(self, corpus: Corpus, device: str, devices: int, threads: int | None = None) -> None:
-        self.corpus, self.device, self.devices, self.threads = corpus, device, devices, threads
+    def __init__(
+        self, corpus: Corpus, device: str, devices: int, threads: int | None = None, gpus: Sequence[str] = ()
+    ) -> None:
+        """`gpus`: those that its processes see; none named: all."""
+        self.corpus, self.device, self.devices, self.threads, self.gpus = corpus, device, devices, threads, gpus
         self._group: Group | None = None
         self._number = 0
 
@@ -200,7 +203,7 @@ class GroupTrainer:
     ) -> GptResult:
         try:
             if self._group is None:
-                self._group = Group(self.corpus, self.device, self.devices, self.threads)
+                self._group = Group(self.corpus, self.device, self.devices, self.threads, self.gpus)
             results = self._group.carry_out(order, heard, should_stop)
         except BaseException:
             with no_interrupt():
@@ -218,13 +221,15 @@ class GroupTrainer:
 class _Rank:
     """A process of the group as its parent sees it."""
 
-    def __init__(self, number: int, folder: str) -> None:
+    def __init__(self, number: int, folder: str, gpus: Sequence[str]) -> None:
         self.number = number
         self.said = Path(folder, f"rank-{number}.txt")  # whatever it prints
         self.channel, theirs = pipe()
         environment = dict(os.environ)
         # One machine: ranks meet on it, whatever its name resolves to.
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with theirs, self.said.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
@@ -276,7 +281,9 @@ class _Rank:
 class Group:
     """The processes, from their start to their end. After an error it must be ended."""
 
-    def __init__(self, corpus: Corpus, device: str, size: int, threads: int | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, device: str, size: int, threads: int | None = None, gpus: Sequence[str] = ()
+    ) -> None:
         """Start them and wait until they have met. Raises RankFailed."""
         from runners.gpt_device import find_device
 
@@ -288,7 +295,7 @@ class Group:
             text = _described(corpus, self._folder)
             kind, store = find_device(device).type, os.path.join(self._folder, "meet")
             for number in range(size):
-                self.ranks.append(_Rank(number, self._folder))
+                self.ranks.append(_Rank(number, self._folder, gpus))
             for rank in self.ranks:
                 self._send(rank, Open(rank.number, size, kind, threads, store, text))
             self._until(Ready, START, lambda _: None)

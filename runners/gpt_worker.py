@@ -214,6 +214,8 @@ def _trainer(opened: Open) -> tuple[Any, Callable[[], None]]:
     device = torch.device(opened.device, opened.rank) if opened.device == "cuda" else torch.device(opened.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if opened.size == 1:  # by itself, beside others that train other runs
+        return Trainer(opened.text.open(), opened.device, opened.threads), lambda: None
     ranks = Joined(opened.rank, opened.size, device, opened.store)
     return Trainer(opened.text.open(), opened.device, opened.threads, ranks), ranks.leave
 

@@ -4,7 +4,7 @@ A seed and an arm are all that differs between two cells; the data, the tokenize
 shapes are shared. There are two backends, torch and MLX. A plan trains on one of them, and runs of two are
 never compared: the runner's name, the code and the hardware class all tell which it was. A backend is
 imported when a plan asks for it, not before. On several devices each run takes all of them, in processes of their
-own (gpt_group.py); this one stays what it is.
+own (gpt_group.py), and runs that go at once have one each; this one stays what it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from ledger import events
 from ledger.chain import Log
 from ledger.errors import UsageError
 from runners import capture, fork, gpt_checkpoint
-from runners.cells import Cell, Kept, OnCellPoint, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners.cells import (
+    INTERRUPTED,
+    Cell,
+    Kept,
+    OnCellPoint,
+    OnPoint,
+    Outcome,
+    ShouldStop,
+    Surroundings,
+    surroundings,
+)
 from runners.gpt_config import SHOWN, GptConfig, backend_of
 from runners.gpt_data import CorpusSource
 from runners.gpt_result import GptResult, code_files
@@ -58,7 +68,7 @@ class GptRunner:
 
     source = "trainer"
 
-    def __init__(self, plan: Plan, log: Log) -> None:
+    def __init__(self, plan: Plan, log: Log, gpus: Sequence[str] = (), jobs: int = 1) -> None:
         """Check every arm's settings before anything runs. Raises UsageError, also without torch."""
         assert plan.trainer is not None
         self.settings = plan.trainer
@@ -78,7 +88,10 @@ class GptRunner:
             fork.check(self.configs)
         self._log = log if plan.pair_tier == "fork" else None
         self._forks: fork.Forks | None = None
-        self._trainer: Any = None
+        self.jobs, self.gpus = jobs, gpus
+        if jobs > 1 and self.backend != "torch":
+            raise UsageError(f"--jobs {jobs} is for backend 'torch': {self.backend} trains one run at a time")
+        self._trainers: dict[int, Any] = {}  # by slot
         self._corpus: Corpus | None = None
 
     def surroundings(self) -> Surroundings:
@@ -126,9 +139,8 @@ class GptRunner:
 
     def close(self) -> None:
         """End the processes that trained, where there are some."""
-        if self._trainer is not None:
-            close_trainer(self._trainer)
-            self._trainer = None
+        while self._trainers:
+            close_trainer(self._trainers.popitem()[1])
 
     def _held(self, arm: PlanArm, seed: int) -> fork.Checkpoint | None:
         return self._forks.find(self.configs[arm.name], self.config(arm), seed) if self._forks else None
@@ -155,7 +167,7 @@ class GptRunner:
     def _run(self, cells: Sequence[Cell], on_point: OnCellPoint, should_stop: ShouldStop) -> list[Outcome]:
         arm = cells[0].arm
         config = self.configs[arm.name]
-        trainer = self._ready(config)
+        trainer = self._ready(config, cells[0].slot)
         finals: list[dict[str, tuple[float, int | None]]] = [{} for _ in cells]
         began = time.perf_counter()
 
@@ -166,6 +178,12 @@ class GptRunner:
 
         kept: list[Kept] = []
         cell, held = cells[0], self._held(arm, cells[0].seed)
+
+        def ask() -> str | None:
+            reason = should_stop()
+            if reason == INTERRUPTED:
+                raise KeyboardInterrupt
+            return reason
 
         def whole(step: int, snapshot: Mapping[str, Any]) -> None:
             assert self._forks is not None
@@ -192,7 +210,7 @@ class GptRunner:
                     config,
                     [each.seed for each in cells],
                     on_log=on_log,
-                    should_stop=should_stop,
+                    should_stop=ask,
                     start=held.arrays if held else None,
                     keep={step: partial(whole, step) for step in turns},
                     on_weights=on_weights,
@@ -211,12 +229,15 @@ class GptRunner:
             ]
         return [_outcome(*each) for each in zip(results, finals, mine, strict=True)]
 
-    def _ready(self, config: GptConfig) -> Any:
-        if self._trainer is None:
+    def _ready(self, config: GptConfig, slot: int) -> Any:
+        if slot not in self._trainers:
             if self._corpus is None:
                 self._corpus = open_text(*self.data)
-            self._trainer = open_trainer(self.backend, self._corpus, config)
-        return self._trainer
+            apart = self.jobs > 1
+            first = slot * config.devices % len(self.gpus) if self.gpus else 0
+            gpus = self.gpus[first : first + config.devices]
+            self._trainers[slot] = open_trainer(self.backend, self._corpus, config, gpus, apart)
+        return self._trainers[slot]
 
 
 class OutOfMemory(Exception):
@@ -269,12 +290,15 @@ def heat() -> dict[str, float]:
     return found
 
 
-def open_trainer(backend: str, corpus: Corpus, config: GptConfig) -> Any:
-    """What trains such configs: the backend's trainer in this process, or a group of processes, one a device."""
-    if config.devices > 1:
+def open_trainer(
+    backend: str, corpus: Corpus, config: GptConfig, gpus: Sequence[str] = (), apart: bool = False
+) -> Any:
+    """What trains such configs: the backend's trainer in this process, or a group of processes, one a device; also
+    a single one where it is to be `apart`, or to see only some `gpus`."""
+    if config.devices > 1 or apart or gpus:
         from runners.gpt_group import GroupTrainer
 
-        return GroupTrainer(corpus, config.device, config.devices)
+        return GroupTrainer(corpus, config.device, config.devices, gpus=gpus)
     return import_module(BACKENDS[backend].module).Trainer(corpus, config.device)
 
 

@@ -229,10 +229,10 @@ def test_a_rank_that_is_killed_is_a_crash_of_its_run_and_the_next_one_gets_fresh
 
     def tell(runner, update):
         if update.kind == "point" and update.seed == 0 and not seen:
-            seen.extend(pids(runner._trainer))
+            seen.extend(pids(runner._trainers[0]))
             os.kill(seen[1], signal.SIGKILL)
         elif update.kind == "point" and update.seed == 1 and len(seen) == 2:
-            seen.extend(pids(runner._trainer))
+            seen.extend(pids(runner._trainers[0]))
 
     first, second = conducted(tell)
     assert (first.status, second.status) == ("crash", "ok")
@@ -317,7 +317,7 @@ def test_an_interruption_leaves_no_process(conducted):
 
     def tell(runner, update):
         if update.kind == "point":
-            seen.extend(pids(runner._trainer))
+            seen.extend(pids(runner._trainers[0]))
             os.kill(os.getpid(), signal.SIGINT)
 
     assert [end.status for end in conducted(tell)] == ["interrupted"]
