@@ -132,7 +132,9 @@ def _slots(plan: Plan, jobs: int | None, gpus: tuple[str, ...], cooldown: float)
 
     each = (plan.trainer or {}).get("devices", 1)
     if gpus and each == 0:
-        raise UsageError("--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)")
+        raise UsageError(
+            "--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)"
+        )
     return slots(plan, jobs, gpus, each if isinstance(each, int) and each > 0 else 1, cooldown)
 
 

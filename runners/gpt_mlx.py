@@ -5,6 +5,8 @@ What is special about it:
 - one step (forward, backward, Muon and Adam) is one compiled function. What a step computes is the key it is
   kept under; what changes from step to step (rates, masks, flags) is an array that is passed in. A Python
   number inside a compiled function is a constant for ever, so none there counts, and nothing there asks for a value
+- seeds in a batch are mx.vmap over these functions. Its rule for `&` and `|` forgets to broadcast (MLX 0.32), so
+  conditions are joined by logical_and and logical_or
 - what must be equal in both backends (initial values, masks, the order of the data) comes from gpt_init, in numpy
 
 From the same weights and batch its loss and gradients are torch's to float32's rounding; a test holds every
@@ -391,7 +393,7 @@ def corrupted(
         assert noise.tokens is not None
         instead = noise.tokens
     first = mx.arange(tokens.shape[1]) == 0
-    return mx.where((noise.corrupt < rates["corrupt"]) & ~first, instead, tokens)
+    return mx.where(mx.logical_and(noise.corrupt < rates["corrupt"], ~first), instead, tokens)
 
 
 def probe_mask(
@@ -415,7 +417,7 @@ def probe_mask(
         assert position is not None
         easy = position < config.probe_threshold * position.mean()
         rate = mx.where(easy, config.probe_max, config.probe_base)
-        return ((noise.probe >= rate) | first).astype(mx.float32)
+        return mx.logical_or(noise.probe >= rate, first).astype(mx.float32)
 
     frozen = {name: mx.stop_gradient(p) for name, p in params.items()}
 
@@ -446,7 +448,7 @@ def after_next(params: Params, config: GptConfig, x: mx.array, z: mx.array, targ
     seq = targets.shape[1]
     further = mx.pad(targets[:, 1:], [(0, 0), (0, 1)])
     tops = mx.topk(mx.stop_gradient(z), 2, axis=-1)
-    clear = (tops.max(-1) - tops.min(-1) > config.mtp_margin) & (mx.arange(seq) < seq - 1)
+    clear = mx.logical_and(tops.max(-1) - tops.min(-1) > config.mtp_margin, mx.arange(seq) < seq - 1)
     weights = clear.astype(mx.float32)
     weights = weights / mx.maximum(weights.sum(), 1)
     return (nats(logits(params, config, linear(x, params["mtp"][0])), further) * weights).sum()

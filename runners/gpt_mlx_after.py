@@ -25,16 +25,16 @@ from runners.gptq import Inputs
 from runners.quantize import restore
 
 
-def score(params: Params, config: GptConfig, source: Source) -> Scored:
+def score(params: Params, config: GptConfig, source: Source, dtype: mx.Dtype = mx.float32) -> Scored:
     """The model on held-out text, as `config.eval` says. `params` are not changed."""
-    return score_model(Model(params, config), config, source)
+    return score_model(Model(params, config, dtype), config, source)
 
 
 class Model:
     """Parameters as evaluate.py asks for them: nats of windows, and a step of plain gradient descent on others."""
 
-    def __init__(self, params: Params, config: GptConfig) -> None:
-        self.params, self.config, self.rope = dict(params), config, rotary(config)
+    def __init__(self, params: Params, config: GptConfig, dtype: mx.Dtype = mx.float32) -> None:
+        self.params, self.config, self.rope, self.dtype = dict(params), config, rotary(config), dtype
         self.momentum = {name: mx.zeros_like(p) for name, p in params.items()}
 
     def losses(self, tokens: np.ndarray, targets: np.ndarray, first: int) -> np.ndarray:
@@ -57,6 +57,8 @@ class Model:
     def _nats(self, params: Params, tokens: mx.array, targets: mx.array) -> mx.array:
         cos, sin = self.rope
         seq = tokens.shape[1]
+        if self.dtype != mx.float32:
+            params = {name: p.astype(self.dtype) for name, p in params.items()}
         return forward(params, self.config, (cos[:seq], sin[:seq]), tokens, targets)
 
 

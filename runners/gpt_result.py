@@ -27,7 +27,7 @@ CODE = {  # of each backend: the files, in runners/, that a figure depends on
         *("gpt", "gpt_after", "gpt_cpu", "gpt_device", "gpt_loss", "gpt_optim", "gpt_ranks", "gpt_train"),
         *("gpt_worker", *_BOTH),
     ),
-    "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_train", *_BOTH),
+    "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_steps", "gpt_mlx_train", *_BOTH),
 }
 
 

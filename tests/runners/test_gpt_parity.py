@@ -140,6 +140,7 @@ RUNS = [
     {"quantize": "int6_group", "prune_to": 1},
 ]  # fmt: skip
 EXCLUDED = {
+    "devices": "torch alone has several; test_gpt_ranks.py: several give the figures of one",
     "steps": "three everywhere",
     "data": "where the text is; both read it through the same Source",
     "shards": "how much of it; the same",
@@ -150,7 +151,7 @@ EXCLUDED = {
     "dtype": "parity is of float32; in bfloat16 only that it trains (test_gpt_mlx.py)",
     "threads": "torch's",
     "keep_weights": "what is kept of a run, not what it is",
-    "stack_seeds": "torch's; MLX takes seeds one after the other",
+    "stack_seeds": "test_trainer.py and test_gpt_mlx_seeds.py: a batch is its seeds",
 }
 
 
