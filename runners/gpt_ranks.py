@@ -8,10 +8,9 @@
     first     what rank 0 alone has made (quantized weights), however long it took
     check     parameters are equal on all ranks, bit by bit
 
-Every rank steps its own replica of parameters and optimiser on the same summed gradient, and Muon's matrices are
-turned on each: at full size that is three hundredths of a rank's arithmetic on eight devices, less than sending the
-turned ones around would save on few. NCCL carries arrays on CUDA, gloo on a CPU; what hosts agree on goes by gloo, so
-that no device waits for it.
+Every rank steps its own replica of parameters and optimiser on the same summed gradient. Muon's matrices are turned
+on each: at full size under 3 % of a rank's arithmetic on eight devices, and nothing more to send. NCCL carries arrays
+on CUDA, gloo on a CPU; what hosts agree on goes by gloo, so that no device waits for it.
 
 What it must never do: let ranks decide anything by themselves that changes which call comes next. One that leaves a
 loop alone leaves the others waiting. It knows no model, no text and no log, and starts no process (gpt_group.py
