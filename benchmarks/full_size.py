@@ -71,7 +71,8 @@ def ours(folder: Path, steps: int, settings: dict[str, Any], profile: bool, seed
     import torch
 
     from runners.gpt_config import GptConfig
-    from runners.gpt_train import Run, Trainer, find_device
+    from runners.gpt_device import find_device
+    from runners.gpt_train import Run, Trainer
 
     config = GptConfig.from_dict(
         {"preset": "baseline", "wallclock": 0.0, "quantize": "none", "steps": steps, **settings}

@@ -7,7 +7,7 @@ tokens a step, 20 steps, 16,384 held-out tokens scored, 3 seeds of mlp_mult 3 an
 own, with everything that it needs from the start of Python on; CPU seconds are those of all its processes, the median
 over rounds in which the ways take turns. The figures that come out are compared: a process each and one process must
 give the same bits, a batch of seeds the same to rounding.
-`--set` gives another size.
+`--set` gives another size, or with `--set 'backend="mlx"'` the other backend.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from importlib import import_module
 from typing import Any
 
 from benchmarks.machine import describe, line
@@ -37,9 +38,9 @@ def work(cells: list[tuple[int, list[int]]]) -> dict[str, float]:
     """Train (mlp_mult, seeds) in this process; several seeds go in one batch."""
     from runners.corpus import prepare
     from runners.gpt_config import GptConfig
-    from runners.gpt_train import Trainer
+    from runners.trainer import BACKENDS
 
-    trainer = Trainer(prepare())
+    trainer = import_module(BACKENDS[SETTINGS["backend"]].module).Trainer(prepare())
     found: dict[str, float] = {}
     for mlp, seeds in cells:
         config = GptConfig.from_dict({**SETTINGS, "mlp_mult": mlp})
@@ -94,7 +95,7 @@ def main() -> None:
             took[way].append(seconds)
     apart = max(abs(found[WAYS[2]][name] / value - 1) for name, value in found[WAYS[1]].items())
     told: dict[str, Any] = {
-        "machine": describe("torch"),
+        "machine": describe(SETTINGS["backend"]),
         "cpu_s": {way: statistics.median(took[way]) for way in WAYS},
         "ratios": {
             way: statistics.median(a / b for a, b in zip(took[way], took[base], strict=True))

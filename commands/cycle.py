@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from commands.at_once import at_once, gpu_names, slots_of
 from commands.common import Asked, cell, print_json, say, shared, table
 from ledger.chain import Log
 from ledger.errors import Conflict, NotALedger, UsageError
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 @click.command("cycle")
 @click.argument("path", metavar="PLAN.toml")
 @click.option("--dry-run", is_flag=True, help="Say what it would do next; nothing is written or run.")
+@at_once
 @shared()
-def command(asked: Asked, path: str, dry_run: bool) -> int:
+def command(asked: Asked, path: str, dry_run: bool, jobs: int | None, gpus: str | None) -> int:
     """Carry out the cycles of PLAN.toml until one of its stop rules holds.
 
     Each cycle reads the records (if the plan names a folder), revises the DAG, ranks, runs what is most worth
@@ -43,7 +45,9 @@ def command(asked: Asked, path: str, dry_run: bool) -> int:
     folder = _records(plan, path)
     with contextlib.ExitStack() as stack:
         log = _log(asked, dry_run, stack)
-        runner = runner_for(plan.whole, log)
+        names = gpu_names(gpus)
+        slots = slots_of(plan.whole, jobs, names)
+        runner = runner_for(plan.whole, log, names, slots)
         around = runner.surroundings()
         if dry_run:
             found = standing(log, plan, runner, around)
@@ -55,7 +59,7 @@ def command(asked: Asked, path: str, dry_run: bool) -> int:
         stack.enter_context(only_one(log, f"cycle-{found.event.cycle}"))
         found = register(log, plan, runner, around)
         _elsewhere(log, found.event)
-        code = _series(asked, log, plan, found, folder)
+        code = _series(asked, log, plan, found, folder, names, slots)
         from commands.checkpoint import sign_or_warn
         from commands.compact import compact_or_warn
 
@@ -117,7 +121,15 @@ def _elsewhere(log: Log, planned: CyclePlanned) -> None:
 # ── the loop ──
 
 
-def _series(asked: Asked, log: Log, plan: CyclePlan, found: Planned, folder: Path | None) -> int:
+def _series(
+    asked: Asked,
+    log: Log,
+    plan: CyclePlan,
+    found: Planned,
+    folder: Path | None,
+    gpus: tuple[str, ...],
+    slots: int,
+) -> int:
     from projections.cycling import standing
     from projections.engine import tables
 
@@ -133,7 +145,7 @@ def _series(asked: Asked, log: Log, plan: CyclePlan, found: Planned, folder: Pat
                 return 0
             case "run" | "decide":
                 assert now.last is not None
-                if now.step == "run" and not _run(log, plan, now.last):
+                if now.step == "run" and not _run(log, plan, now.last, gpus, slots):
                     say("interrupted; the same command goes on from here")
                     return 130
                 _decide(log, now.last, planned)
@@ -192,16 +204,16 @@ def _rank(log: Log, planned: CyclePlanned, plan_id: str) -> CycleRanked:
     raise Conflict(f"the series {planned.name} is carried on by several processes at once; try again")
 
 
-def _run(log: Log, plan: CyclePlan, ranked: CycleRanked) -> bool:
+def _run(log: Log, plan: CyclePlan, ranked: CycleRanked, gpus: tuple[str, ...], slots: int) -> bool:
     """Run what is missing of the ranking's plan; False when it was interrupted."""
     from commands.run import Progress, runner_for
     from runners.conduct import conduct
 
     experiment = _plan_of(plan, ranked)
-    runner = runner_for(experiment, log)
+    runner = runner_for(experiment, log, gpus, slots)
     say(f"run: {experiment.name}, {len(experiment.cells())} runs")
-    with Progress(experiment) as progress:
-        done = conduct(log, experiment, runner, progress.update)
+    with Progress(experiment, slots) as progress:
+        done = conduct(log, experiment, runner, progress.update, jobs=slots)
     return not done.interrupted
 
 

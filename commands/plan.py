@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +25,28 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="PLAN.toml")
 @click.option("--dry-run", is_flag=True, help="Print it without registering it.")
 @click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
+@click.option("--devices", type=click.IntRange(min=0), default=None, help="As of `ledger run`.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="As of `ledger run`.")
 @click.option("--amend", is_flag=True, help="Add seeds or arms to a plan that is registered.")
 @click.option("--reason", default=None, metavar="WHY", help="Why it is amended; it stays in the log.")
 @click.option("--sd", type=float, default=None, help="Seed standard deviation of one run, as far as you know it.")
 @shared()
 def command(
-    asked: Asked, path: str, dry_run: bool, small: bool, amend: bool, reason: str | None, sd: float | None
+    asked: Asked,
+    path: str,
+    dry_run: bool,
+    small: bool,
+    devices: int | None,
+    settings: tuple[str, ...],
+    amend: bool,
+    reason: str | None,
+    sd: float | None,
 ) -> None:
     """Register PLAN.toml before its runs, and print what it can see and how many runs it costs.
 
     `ledger run PLAN.toml` then runs it. A run that began before its plan can suggest, never confirm.
     """
-    from commands.run import read_file, runner_for
+    from commands.run import read_file, runner_for, with_settings
     from runners.plan import check_hypotheses
     from runners.registration import base_fingerprint, experiment_id, register, standing
 
@@ -45,7 +56,7 @@ def command(
         raise click.UsageError("--amend and --reason go together: an amendment says why")
     if reason is not None and not reason.strip():
         raise click.UsageError("an amendment needs a reason")
-    plan = read_file(path, small=small)
+    plan = with_settings(read_file(path, small=small), settings, devices)
     check_hypotheses(plan, path)
     with contextlib.ExitStack() as stack:
         log = _log(asked, dry_run, stack)
@@ -66,7 +77,9 @@ def command(
             _end(log)
         if told["elsewhere"] is not None and state == "registered":
             say(f"event {told['elsewhere']} registers {plan.name} for other code, data or hardware; not compared")
-        _print(asked, told, state, position, dry_run, f"{path} --small" if small else path)
+        over = [f"--set {shlex.quote(one)}" for one in settings]
+        more = [*(["--small"] if small else []), *over, *([f"--devices {devices}"] if devices is not None else [])]
+        _print(asked, told, state, position, dry_run, " ".join([path, *more]))
 
 
 def _log(asked: Asked, dry_run: bool, stack: contextlib.ExitStack) -> Log:

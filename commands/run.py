@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from commands.at_once import at_once, gpu_names, slots_of
 from commands.common import Asked, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 @click.option("--baseline", metavar="NAME=VALUE", help="Variables that the control sets (default: none).")
 @click.option("--seeds", metavar="0-2", help="Seeds of every arm; over a plan's own.")
 @click.option("--small", is_flag=True, help="The plan at its small size, as its [small] table says.")
+@click.option("--devices", type=click.IntRange(min=0), default=None, help="That train each run together; 0: all.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Over the plan's [trainer], for every arm (steps=50).",
+)
 @click.option("--metric", default=None, help="The metric that decides (default: val_bpb).")
 @click.option("--direction", type=click.Choice(["lower", "higher"]), default=None, help="Which is better.")
 @click.option("--delta", type=float, default=None, help="Smallest effect that matters (default: 0.002).")
@@ -40,10 +49,18 @@ if TYPE_CHECKING:
 @click.option(
     "--cooldown", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Between runs, for the machine."
 )
+@at_once
 @click.option("--retry-failed", is_flag=True, help="Run cells again that crashed, timed out or diverged.")
 @shared()
 def command(
-    asked: Asked, what: tuple[str, ...], retry_failed: bool, fast: bool, cooldown: float, **options: Any
+    asked: Asked,
+    what: tuple[str, ...],
+    retry_failed: bool,
+    fast: bool,
+    cooldown: float,
+    jobs: int | None,
+    gpus: str | None,
+    **options: Any,
 ) -> int:
     """Run PLAN.toml, or COMMAND once for each arm and seed, and decide.
 
@@ -53,10 +70,12 @@ def command(
     plan = read_plan(what, options)
     if fast:
         plan = _fast(plan)
+    names = gpu_names(gpus)
+    slots = slots_of(plan, jobs, names, cooldown)
     log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
-    runner = runner_for(plan, log)
-    with Progress(plan) as progress:
-        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown)
+    runner = runner_for(plan, log, names, slots)
+    with Progress(plan, slots) as progress:
+        done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown, slots)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
     if done.interrupted:
         if asked.json:
@@ -94,11 +113,17 @@ def _named_home() -> bool:
 
 
 def _conduct(
-    log: Log, plan: Plan, runner: Runner, update: Callable[[Update], None], retry_failed: bool, cooldown: float
+    log: Log,
+    plan: Plan,
+    runner: Runner,
+    update: Callable[[Update], None],
+    retry_failed: bool,
+    cooldown: float,
+    jobs: int,
 ) -> Conducted:
     from runners.conduct import conduct
 
-    return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown)
+    return conduct(log, plan, runner, update, retry_failed=retry_failed, cooldown=cooldown, jobs=jobs)
 
 
 def _fast(plan: Plan) -> Plan:
@@ -126,13 +151,18 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
     if not what:
         raise click.UsageError("name a plan (ledger run PLAN.toml) or a command (ledger run -- python train.py)")
     if len(what) == 1 and what[0].endswith(".toml"):
-        with_a_plan = ("seeds", "small")
+        with_a_plan = ("seeds", "small", "devices", "settings")
         given = [name for name, value in options.items() if value not in (None, ()) and name not in with_a_plan]
         if given:
             raise click.UsageError(
                 f"--{given[0].rstrip('s').replace('_', '-')} goes with a command; a plan says it in its file"
             )
-        return read_file(what[0], options["seeds"], options["small"])
+        plan = read_file(what[0], options["seeds"], options["small"])
+        return with_settings(plan, options["settings"], options["devices"])
+    for name in ("devices", "settings"):
+        if options[name] not in (None, ()):
+            flag = "--set" if name == "settings" else "--devices"
+            raise click.UsageError(f"{flag} goes with a plan that has a [trainer]; a command has its own settings")
     if options["small"]:
         raise click.UsageError("--small goes with a plan that has a [small] table")
     direction: Literal["lower", "higher"] = options["direction"] or "lower"
@@ -154,6 +184,32 @@ def read_plan(what: tuple[str, ...], options: dict[str, Any]) -> Plan:
         patterns=options["patterns"],
         log=options["log_file"] or "",
     )
+
+
+def with_settings(plan: Plan, settings: tuple[str, ...], devices: int | None) -> Plan:
+    """The plan with settings of the command line over its [trainer]; what an arm sets stays as it is set. Its text
+    says so, in its first line. Raises UsageError."""
+    import tomllib
+
+    import msgspec
+
+    given = (*settings, *(() if devices is None else (f"devices={devices}",)))
+    if not given:
+        return plan
+    if plan.trainer is None:
+        raise UsageError(f"--{'set' if settings else 'devices'} is for plans with a [trainer]; a script has its own")
+    over: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not name.isidentifier() or not equals or name in over:
+            why = "it is given twice" if name in over else "expected NAME=VALUE, such as --set wallclock=600"
+            raise UsageError(f"--set {one}: {why}")
+        try:
+            over[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            over[name] = value  # a word needs no quotes here
+    trainer = {**plan.trainer, **over}
+    return msgspec.structs.replace(plan, trainer=trainer, text=f"# with {', '.join(given)}\n{plan.text}")
 
 
 def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:
@@ -182,29 +238,26 @@ def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:
         raise UsageError(f"{path}: {error}") from None
 
 
-def runner_for(plan: Plan, log: Log) -> Runner:
+def runner_for(plan: Plan, log: Log, gpus: tuple[str, ...] = (), jobs: int = 1) -> Runner:
     """The runner that the plan asks for. Raises UsageError when it cannot run here."""
     if plan.trainer is not None:
         from runners.trainer import GptRunner
 
-        return GptRunner(plan, log)
+        return GptRunner(plan, log, gpus, jobs)
     from runners.script import ScriptRunner
 
-    return ScriptRunner(plan, log.root)
+    return ScriptRunner(plan, log.root, gpus)
 
 
 class Progress:
     """Cells done, the loss now, the time left: a bar on a terminal, a line a cell into a file."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.metric = plan.metric
+    def __init__(self, plan: Plan, jobs: int = 1) -> None:
+        self.metric, self.jobs = plan.metric, jobs
         self.live: Any = None
         self.task: Any = None
         self.took: list[float] = []
-        self.began = 0.0
-        self.now = ""
-        self.value = ""  # the newest loss or metric
-        self.decides = ""  # the newest value of the metric that decides
+        self.running: dict[tuple[str, int], _Running] = {}
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -235,29 +288,37 @@ class Progress:
             if update.done:
                 say(f"{update.done} of {update.total} runs are on record already")
             return
+        cell = (update.arm, update.seed)
         if update.kind == "start":
-            self.began, self.now = time.monotonic(), f"{update.arm} seed {update.seed}"
-            self.value = self.decides = ""
+            self.running[cell] = _Running(time.monotonic())
         elif update.kind == "point":
-            if update.name == self.metric:
-                self.value = self.decides = f"{update.name} {update.value:.6g}"
-            elif "loss" in update.name:
-                self.value = f"{update.name} {update.value:.4g}"
+            if running := self.running.get(cell):
+                running.heard(update, self.metric)
         else:
-            self._ended(update)
+            self._ended(update, self.running.pop(cell, _Running(time.monotonic())))
         if self.live is not None and self.task is not None:
-            left = ""
-            if self.took:
-                mean = sum(self.took) / len(self.took)
-                rest = max(0.0, mean * (update.total - update.done) - (time.monotonic() - self.began))
-                left = f"{int(rest) // 60}:{int(rest) % 60:02d} left"
-            self.live.update(self.task, completed=update.done, now=f"{self.now} {self.value}".strip(), left=left)
+            self.live.update(self.task, completed=update.done, now=self._now(cell), left=self._left(update))
 
-    def _ended(self, update: Update) -> None:
-        seconds = time.monotonic() - self.began
+    def _now(self, cell: tuple[str, int]) -> str:
+        """The run that was heard of last, and how many others there are."""
+        running = self.running.get(cell)
+        if running is None:
+            return f"{len(self.running)} running" if self.running else ""
+        others = f" (and {len(self.running) - 1} more)" if len(self.running) > 1 else ""
+        return f"{cell[0]} seed {cell[1]} {running.value}".strip() + others
+
+    def _left(self, update: Update) -> str:
+        if not self.took:
+            return ""
+        mean, now = sum(self.took) / len(self.took), time.monotonic()
+        gone = sum(min(mean, now - running.began) for running in self.running.values())
+        rest = max(0.0, mean * (update.total - update.done) - gone) / self.jobs
+        return f"{int(rest) // 60}:{int(rest) % 60:02d} left"
+
+    def _ended(self, update: Update, running: _Running) -> None:
+        seconds = time.monotonic() - running.began
         self.took.append(seconds)
-        self.began = time.monotonic()
-        told = (self.decides or self.value) if update.status == "ok" else update.status
+        told = (running.decides or running.value) if update.status == "ok" else update.status
         if update.reason and update.reason != update.status:
             told = f"{told}: {update.reason}"
         line = f"[{update.done}/{update.total}] {update.arm} seed {update.seed}: {told} ({seconds:.1f} s)"
@@ -265,6 +326,21 @@ class Progress:
             say(line)
         elif update.status != "ok":
             self.live.console.print(line, markup=False)
+
+
+class _Running:
+    """A run that is under way: since when, and its newest figures."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.value = ""  # the newest loss or metric
+        self.decides = ""  # the newest value of the metric that decides
+
+    def heard(self, update: Update, metric: str) -> None:
+        if update.name == metric:
+            self.value = self.decides = f"{update.name} {update.value:.6g}"
+        elif "loss" in update.name:
+            self.value = f"{update.name} {update.value:.4g}"
 
 
 def _tell(

@@ -10,11 +10,23 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ledger.chain import Log
 from ledger.errors import Conflict, UsageError
+
+
+def once(environ: Mapping[str, str]) -> None:
+    """Raises UsageError in a process that a launcher started several times: each would write the same experiment."""
+    count = environ.get("WORLD_SIZE", "")
+    if count.isdigit() and int(count) > 1:
+        rank = environ.get("RANK", "unknown")
+        raise UsageError(
+            f"this is process {rank} of {count} of a launcher such as torchrun (WORLD_SIZE is set), and one process "
+            f"writes an experiment: start it once, without the launcher; it starts its own with --devices {count}, "
+            "and a [script] may call torchrun itself"
+        )
 
 
 @contextlib.contextmanager

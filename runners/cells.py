@@ -14,6 +14,7 @@ from runners.plan import PlanArm
 OnPoint = Callable[[int, str, float], None]  # step, name, value
 OnCellPoint = Callable[[int, int, str, float], None]  # which of several cells, step, name, value
 ShouldStop = Callable[[], str | None]  # a reason to stop, or None
+INTERRUPTED = "interrupted"  # the reason that is no fault of the run's: it will be run again
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class Cell(NamedTuple):
     run: str
     arm: PlanArm
     seed: int
+    slot: int = 0  # of those that run at once
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +116,15 @@ class Runner(Protocol):
 
     def run(self, cell: Cell, on_point: OnPoint, should_stop: ShouldStop) -> Outcome:
         """Carry out one cell. A failure is an outcome; KeyboardInterrupt becomes status interrupted."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A runner that holds on to processes between its cells."""
+
+    def close(self) -> None:
+        """There are no more cells."""
         ...
 
 

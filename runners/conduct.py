@@ -12,9 +12,10 @@ import functools
 import os
 import secrets as random
 import signal
+import threading
 import time
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -22,8 +23,9 @@ from ledger import events, layout, points, spool
 from ledger.chain import Log
 from ledger.errors import LedgerError
 from ledger.writer import Draft
-from runners.alone import no_interrupt, only_one, signals_interrupt
-from runners.cells import Cell, Kept, Outcome, Runner, Surroundings, Together
+from runners import turns
+from runners.alone import no_interrupt, once, only_one, signals_interrupt
+from runners.cells import INTERRUPTED, Cell, Closing, Kept, Outcome, Runner, Surroundings, Together
 from runners.plan import Plan, PlanArm
 from runners.recording import Sink, judged, metric_name, one_line, outcome_event
 from runners.registration import (
@@ -38,10 +40,13 @@ from runners.registration import (
 _DONE = ("ok", "crash", "diverged", "timeout", "oom", "no_metric")  # outcomes; the others are to be run again
 
 
+Kind = Literal["plan", "start", "point", "end"]
+
+
 class Update(NamedTuple):
     """What a progress display needs to know. `value` is the newest point's, `name` its metric."""
 
-    kind: Literal["plan", "start", "point", "end"]
+    kind: Kind
     done: int
     total: int
     arm: str = ""
@@ -71,16 +76,19 @@ def conduct(
     *,
     retry_failed: bool = False,
     cooldown: float = 0.0,
+    jobs: int = 1,
 ) -> Conducted:
-    """Register `plan` unless it is registered, and run its missing cells in order, `cooldown` seconds apart.
+    """Register `plan` unless it is registered, and run its missing cells in order: `cooldown` seconds apart, or
+    `jobs` of them at a time.
 
     Raises UsageError before anything is appended when the plan cannot run; Conflict when another
     process is running the same experiment. An interruption is recorded and returned, not raised.
     """
+    once(os.environ)
     around = runner.surroundings()
     base = base_fingerprint(plan, runner, around)
     experiment = experiment_id(plan, base)
-    with only_one(log, experiment):
+    with only_one(log, experiment), _closed(runner):
         registered = register(log, plan, runner, base, experiment, around)
         session = _Session(log, plan, runner, around, base, experiment, registered)
         session.give_up_lost()
@@ -90,44 +98,53 @@ def conduct(
         ]
         total = len(plan.cells())
         report(Update("plan", total - len(missing), total))
-        interrupted, ran = False, 0
+        progress = _Progress(report, total - len(missing), total)
         worked = "ok" in have.values()
-        exit_code: int | None = None
-        with signals_interrupt():
-            together = runner if isinstance(runner, Together) else None
-            for group in together.groups(missing) if together else [[cell] for cell in missing]:
-                if ran and cooldown and not _rest(cooldown):
-                    interrupted = True
-                    break
-                done = total - len(missing) + ran
-                for arm, seed in group:
-                    report(Update("start", done, total, arm.name, seed))
-                outcomes = session.run(group, [_reporter(report, done, total, arm, seed) for arm, seed in group])
-                for (arm, seed), outcome in zip(group, outcomes, strict=True):
-                    ran, exit_code, done = ran + 1, _exit_code(outcome), done + 1
-                    report(Update("end", done, total, arm.name, seed, status=outcome.status, reason=outcome.reason))
-                    interrupted = interrupted or outcome.status == "interrupted"
-                    worked = worked or outcome.status == "ok"
-                    if outcome.status == "no_metric" and not worked:
-                        raise _NoMetric(plan, arm, outcome)
-                if interrupted:
-                    break
+        silent = {name for (name, _), status in have.items() if status == "no_metric"}
+        interrupted, exit_code = False, None
+        together = runner if isinstance(runner, Together) else None
+        groups = together.groups(missing) if together else [[cell] for cell in missing]
+        run = functools.partial(session.run, progress=progress)
+        with (
+            signals_interrupt(),
+            contextlib.closing(
+                turns.one_by_one(groups, run, cooldown)
+                if jobs == 1
+                else turns.at_once(groups, run, jobs, session.stop)
+            ) as ended,
+        ):
+            try:
+                for group, outcomes in ended:
+                    for (arm, seed), outcome in zip(group, outcomes, strict=True):
+                        exit_code = _exit_code(outcome)
+                        progress.end(arm, seed, outcome)
+                        interrupted = interrupted or outcome.status == "interrupted"
+                        worked = worked or outcome.status == "ok"
+                        if outcome.status == "no_metric" and not worked:
+                            silent.add(arm.name)
+                            if len(silent) >= min(2, len(plan.arm)):  # one may be at fault, two name the wrong metric
+                                raise _NoMetric(plan, arm, outcome)
+                    if interrupted and jobs == 1:
+                        break
+            except KeyboardInterrupt:  # between two runs
+                interrupted = True
         log.close()
         statuses: dict[str, int] = {}
         found = session.cells_done(False)  # also of arms and seeds that an earlier plan had: not counted here
         for arm, seed in plan.cells():
             if status := found.get((arm.name, cell_fingerprint(base, arm, seed))):
                 statuses[status] = statuses.get(status, 0) + 1
-        return Conducted(experiment, ran, total - len(missing), statuses, interrupted, exit_code)
+        return Conducted(experiment, progress.ended, total - len(missing), statuses, interrupted, exit_code)
 
 
-def _rest(seconds: float) -> bool:
-    """Let the machine cool; whether nobody interrupted."""
+@contextlib.contextmanager
+def _closed(runner: Runner) -> Iterator[None]:
+    """What the runner holds on to between cells is let go at the end."""
     try:
-        time.sleep(seconds)
-    except KeyboardInterrupt:
-        return False
-    return True
+        yield
+    finally:
+        if isinstance(runner, Closing):
+            runner.close()
 
 
 def _exit_code(outcome: Outcome) -> int | None:
@@ -143,7 +160,7 @@ def _all(cells: list[Cell], status: events.Status, reason: str, wall: float) -> 
 
 
 class _NoMetric(LedgerError):
-    """A run ended well and told no metric, as did all before it: the other cells would be wasted."""
+    """Runs of two arms ended well and told no metric, and none before did: the other cells would be wasted."""
 
     def __init__(self, plan: Plan, arm: PlanArm, outcome: Outcome) -> None:
         import difflib
@@ -157,16 +174,33 @@ class _NoMetric(LedgerError):
         )
         hint = f" (did you mean --metric {close[0]}?)" if close else ""
         super().__init__(
-            f"{arm.name} ended without telling {plan.metric!r}; {told}{hint}. The run is on record "
+            f"{arm.name} ended without telling {plan.metric!r}; {told}{hint}. No run told it; what ran is on record "
             f"as no_metric, no further one was started. Print `{plan.metric}: <number>`, log it "
             "with ledger.log, or give a --pattern"
         )
 
 
-def _reporter(
-    report: Callable[[Update], None], done: int, total: int, arm: PlanArm, seed: int
-) -> Callable[[str, float], None]:
-    return lambda name, value: report(Update("point", done, total, arm.name, seed, name, value))
+class _Progress:
+    """Tells a display what happens, of one thread at a time."""
+
+    def __init__(self, report: Callable[[Update], None], before: int, total: int) -> None:
+        self.report, self.before, self.total = report, before, total
+        self.ended = 0
+        self._lock = threading.Lock()
+
+    def start(self, arm: PlanArm, seed: int) -> None:
+        self._tell("start", arm, seed)
+
+    def point(self, arm: PlanArm, seed: int, name: str, value: float) -> None:
+        self._tell("point", arm, seed, name, value)
+
+    def end(self, arm: PlanArm, seed: int, outcome: Outcome) -> None:
+        self.ended += 1
+        self._tell("end", arm, seed, "", 0.0, outcome.status, outcome.reason)
+
+    def _tell(self, kind: Kind, arm: PlanArm, seed: int, *what: Any) -> None:
+        with self._lock:
+            self.report(Update(kind, self.before + self.ended, self.total, arm.name, seed, *what))
 
 
 class _Session:
@@ -190,6 +224,8 @@ class _Session:
         self.experiment = experiment
         self.registered = registered
         self.block = random.token_hex(6)
+        self.stop = threading.Event()  # whoever runs beside others is to end
+        self._alone = threading.Lock()  # for what two threads must not do at once
         self.environment: str | None = None
         self.diff: str | None = None
         self._read = 0  # events of the log that the next three know of
@@ -241,10 +277,12 @@ class _Session:
             lost = outcome_event(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
             self.log.writer.append([Draft(f"run/{run}", lost)])
 
-    def run(self, group: list[tuple[PlanArm, int]], tell: list[Callable[[str, float], None]]) -> list[Outcome]:
+    def run(self, group: list[tuple[PlanArm, int]], slot: int, progress: _Progress) -> list[Outcome]:
         """Record the starts, carry the cells out, record their points, what they left and their outcomes."""
-        cells = [Cell(random.token_hex(8), arm, seed) for arm, seed in group]
-        starts = [Draft(f"run/{cell.run}", self.start(*cell)) for cell in cells]
+        cells = [Cell(random.token_hex(8), arm, seed, slot) for arm, seed in group]
+        for arm, seed in group:
+            progress.start(arm, seed)
+        starts = [Draft(f"run/{cell.run}", self.start(cell.run, cell.arm, cell.seed)) for cell in cells]
         appended = self.log.writer.append(starts)
         began, clock = layout.now_text(), time.monotonic()
         sinks = [Sink(self.log, cell.run, self.runner.source) for cell in cells]
@@ -254,9 +292,11 @@ class _Session:
             # A full disk must not stop the training: the points wait, and the end of the run says so if need be.
             with contextlib.suppress(LedgerError):
                 sinks[index].add(step, name, value)
-            tell[index](name, value)
+            progress.point(*group[index], name, value)
 
         def should_stop() -> str | None:
+            if self.stop.is_set():
+                return INTERRUPTED
             return "timeout" if deadline is not None and time.monotonic() > deadline else None
 
         try:
@@ -265,14 +305,15 @@ class _Session:
             else:
                 outcomes = [self.runner.run(cells[0], functools.partial(on_point, 0), should_stop)]
         except KeyboardInterrupt:
-            outcomes = _all(cells, "interrupted", "interrupted", time.monotonic() - clock)
+            outcomes = _all(cells, "interrupted", INTERRUPTED, time.monotonic() - clock)
         except Exception as error:  # a defect of a runner must still leave the fact that the run failed
             reason = one_line(f"{type(error).__name__}: {error}")
             outcomes = _all(cells, "crash", reason, time.monotonic() - clock)
         with no_interrupt():
             for sink in sinks:
                 sink.flush()
-            spool.recover(self.log)  # a program that was killed could not write out its last seconds itself
+            with self._alone:
+                spool.recover(self.log)  # a program that was killed could not write out its last seconds itself
             drafts: list[Draft] = []
             for index, cell in enumerate(cells):
                 stream = f"run/{cell.run}"
@@ -287,9 +328,10 @@ class _Session:
 
     def start(self, run: str, arm: PlanArm, seed: int) -> events.RunStarted:
         around = self.around
-        if self.environment is None:
-            self.environment = self.log.blobs.put(around.environment)
-            self.diff = self.log.blobs.put(around.git_diff) if around.git_diff else None
+        with self._alone:
+            if self.environment is None:
+                self.diff = self.log.blobs.put(around.git_diff) if around.git_diff else None
+                self.environment = self.log.blobs.put(around.environment)
         role = next(known.role for known in self.registered.event.arms if known.name == arm.name)
         return events.RunStarted(
             run=run,

@@ -41,6 +41,29 @@ class Learner(Protocol):
     def learn(self, tokens: np.ndarray, targets: np.ndarray, lr: float) -> None: ...
 
 
+class Share(Protocol):
+    """One of several processes that score a text together, each some of its windows."""
+
+    rank: int
+    size: int
+
+    def merged(self, nats: np.ndarray) -> np.ndarray:
+        """The sum over all of them, the same on each: what one has not scored is zero there."""
+        ...
+
+
+class Alone:
+    """A process that scores by itself."""
+
+    rank, size = 0, 1
+
+    def merged(self, nats: np.ndarray) -> np.ndarray:
+        return nats
+
+
+ALONE = Alone()
+
+
 class LeakError(RuntimeError):
     """Training was about to see tokens that are still to be scored."""
 
@@ -97,13 +120,21 @@ def windows(count: int, seq_len: int, stride: int) -> Iterator[Window]:
 
 
 def token_losses(
-    losses: Losses, tokens: np.ndarray, count: int, seq_len: int, *, stride: int = 0, batch: int = 8
+    losses: Losses,
+    tokens: np.ndarray,
+    count: int,
+    seq_len: int,
+    *,
+    stride: int = 0,
+    batch: int = 8,
+    share: Share = ALONE,
 ) -> np.ndarray:
-    """float32 [count]: nats of each target, tokens[1:count + 1]. stride 0: chunked. batch: windows at a time."""
+    """float32 [count]: nats of each target, tokens[1:count + 1]. stride 0: chunked. batch: windows at a time, which
+    those who `share` the work take in turns: each window is scored once, in the same company whoever takes it."""
     nats = np.full(count, np.nan, dtype=np.float32)
-    for group in _batches(windows(count, seq_len, stride or seq_len), batch):
-        _score(losses, tokens, group, nats)
-    return nats
+    for number, group in enumerate(_batches(windows(count, seq_len, stride or seq_len), batch)):
+        _score(losses if number % share.size == share.rank else None, tokens, group, nats)
+    return share.merged(nats)
 
 
 def summed(nats: np.ndarray, tokens: np.ndarray, counts: ByteCount) -> Score:
@@ -128,7 +159,11 @@ def _batches(all_windows: Iterator[Window], batch: int) -> Iterator[list[Window]
             yield group
 
 
-def _score(losses: Losses, tokens: np.ndarray, group: Sequence[Window], nats: np.ndarray) -> None:
+def _score(losses: Losses | None, tokens: np.ndarray, group: Sequence[Window], nats: np.ndarray) -> None:
+    """Score a group of windows; without losses it is another's, and its nats are zero here."""
+    if losses is None:
+        nats[group[0].scored[0] : group[-1].scored[1]] = 0
+        return
     starts = np.array([window.start for window in group])
     shown = tokens[starts[:, None] + np.arange(group[0].length + 1)].astype(np.int64)
     found = losses(shown[:, :-1], shown[:, 1:], group[0].first)
@@ -147,8 +182,9 @@ class Split:
         self._tokens, self.nats = tokens, np.full(count, np.nan, dtype=np.float32)
         self.scored = 0  # targets so far
 
-    def score(self, losses: Losses, group: Sequence[Window]) -> None:
-        """Score windows that go on where the last ones ended. Raises LeakError for any other."""
+    def score(self, losses: Losses | None, group: Sequence[Window]) -> None:
+        """Score windows that go on where the last ones ended, or leave them to another. Raises LeakError for any
+        other."""
         if group[0].scored[0] != self.scored:
             raise LeakError(f"target {self.scored} is to be scored next, not {group[0].scored[0]}")
         _score(losses, self._tokens, group, self.nats)
@@ -173,25 +209,29 @@ def score_first(
     lr: float,
     epochs: int,
     batch: int = 8,
+    step: int = 0,
+    share: Share = ALONE,
 ) -> np.ndarray:
     """float32 [count]: nats of each target by a model that trained on the chunks before it.
 
-    chunk: tokens that are scored, then trained on `epochs` times in windows of seq_len in their order. The rate
-    falls along half a cosine over the chunks. The last chunk is scored and teaches nothing.
+    chunk: tokens that are scored, then trained on `epochs` times in windows of seq_len in their order, `step` (or
+    `batch`) of them a step. The rate falls along half a cosine over the chunks. The last chunk is scored and teaches
+    nothing.
     """
     split = Split(tokens, count)
     chunks = list(_chunks(windows(count, seq_len, stride), chunk))
     for number, (begin, end, members) in enumerate(chunks):
-        for group in _batches(iter(members), batch):
-            split.score(learner.losses, group)
+        for at, group in enumerate(_batches(iter(members), batch)):
+            split.score(learner.losses if at % share.size == share.rank else None, group)
+        split.nats[begin:end] = share.merged(split.nats[begin:end])
         if number + 1 == len(chunks):
             break
         rate = lr * 0.5 * (1 + math.cos(math.pi * number / max(1, len(chunks) - 1)))
         length = min(seq_len, end - begin)
         starts = np.arange(begin, end - length + 1, length)
         for _ in range(epochs):
-            for at in range(0, len(starts), batch):
-                learner.learn(*split.given(starts[at : at + batch], length), rate)
+            for at in range(0, len(starts), step or batch):
+                learner.learn(*split.given(starts[at : at + (step or batch)], length), rate)
     return split.nats
 
 

@@ -24,7 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runners import gpt_cpu
 from runners.gpt_config import GptConfig
+from runners.gpt_cpu import linear
 from runners.gpt_init import init_arrays, rotary_tables
 
 Params = dict[str, Tensor]
@@ -79,6 +81,7 @@ def trunk(
         dict(zip(kinds, arrays, strict=True)) for arrays in zip(*(params[k].unbind() for k in kinds), strict=True)
     ]
     x = x0 = embed(params, config, tokens, shown)
+    added = value_embedding(params, config, tokens, shown) if config.value_embed_last else None
     outs, first_v = [x0], None
     for i, block in enumerate(order):
         p = blocks[block]
@@ -87,12 +90,14 @@ def trunk(
         elif config.skips == "dense":
             x = sum((w * out for w, out in zip(params["dense"][i], outs, strict=False)), torch.zeros_like(x))
         x = p["mix"][0] * x + p["mix"][1] * x0
-        h = norm(x)
-        y, v = attention(p, config, rope, h, first_v, leave_self_out=i >= n - config.xsa_last)
+        h = read(x, config, i)
+        gain = i - (n - config.value_embed_last)
+        more = None if added is None or gain < 0 else params["value_embed_gain"][gain] * added
+        y, v = attention(p, config, rope, h, first_v, more, leave_self_out=i >= n - config.xsa_last)
         first_v = v if first_v is None and config.value_residual else first_v
         if i < n - config.parallel_last:
             x = x + p["attn_scale"] * y
-            h = norm(x)
+            h = read(x, config, i)
             x = x + p["mlp_scale"] * mlp(p, config, h, terms)
         else:
             x = x + p["attn_scale"] * y + p["mlp_scale"] * mlp(p, config, h, terms)
@@ -111,13 +116,18 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
+def read(x: Tensor, config: GptConfig, i: int) -> Tensor:
+    """What the i-th block reads of the stream, which grows as it goes on; i counts from zero."""
+    return norm(x) * (i + 1) ** -0.5 if config.layer_scale else norm(x)
+
+
 def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | None) -> Tensor:
     """[batch, seq, width]: tokens, hashed pairs, a little of the token before."""
     x = F.embedding(tokens, params["embed"])
     if config.bigram_buckets:
         ids = ((36313 * tokens[:, 1:]) ^ (27191 * tokens[:, :-1])) % (config.bigram_buckets - 1)
         ids = F.pad(ids, (1, 0), value=config.bigram_buckets - 1)
-        pairs = F.linear(F.embedding(ids, params["bigram"]), params["bigram_proj"][0])
+        pairs = linear(F.embedding(ids, params["bigram"]), params["bigram_proj"][0])
         x = x + params["bigram_scale"] * pairs
     x = norm(x)
     if shown is not None:
@@ -128,14 +138,31 @@ def embed(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | Non
     return x
 
 
+def value_embedding(params: Params, config: GptConfig, tokens: Tensor, shown: Tensor | None) -> Tensor:
+    """[batch, seq, kv_heads, head_dim]: what a token adds to its own values, whatever the stream has made of it."""
+    rows = linear(F.embedding(tokens, params["value_embed"]), params["value_embed_proj"][0])
+    rows = rows * params["value_embed_scale"]
+    if shown is not None:
+        rows = rows * shown[..., None].to(rows.dtype)
+    return rows.view(*tokens.shape, config.kv_heads, config.head_dim)
+
+
 def attention(
-    p: Params, config: GptConfig, rope: Rope, h: Tensor, first_v: Tensor | None, leave_self_out: bool
+    p: Params,
+    config: GptConfig,
+    rope: Rope,
+    h: Tensor,
+    first_v: Tensor | None,
+    added: Tensor | None,
+    leave_self_out: bool,
 ) -> tuple[Tensor, Tensor]:
     """(the heads' output [batch, seq, width], the values before any residual [batch, seq, kv_heads, head_dim])"""
     batch, seq, _ = h.shape
-    q = F.linear(h, p["q"]).view(batch, seq, config.heads, config.head_dim)
-    k = F.linear(h, p["k"]).view(batch, seq, config.kv_heads, config.head_dim)
-    v = own = F.linear(h, p["v"]).view(batch, seq, config.kv_heads, config.head_dim)
+    q = linear(h, p["q"]).view(batch, seq, config.heads, config.head_dim)
+    k = linear(h, p["k"]).view(batch, seq, config.kv_heads, config.head_dim)
+    v = own = linear(h, p["v"]).view(batch, seq, config.kv_heads, config.head_dim)
+    if added is not None:
+        v = own = v + added
     if first_v is not None:
         v = v + p["value_mix"].sigmoid() * first_v
     q, k = rotate(norm(q), *rope) * p["q_gain"][:, None], rotate(norm(k), *rope)
@@ -149,7 +176,7 @@ def attention(
     if leave_self_out:  # each head's output without its part along the token's own value
         y = y.reshape(batch, seq, config.kv_heads, -1, config.head_dim)
         y = without(y, v[:, :, :, None])
-    return F.linear(y.reshape(batch, seq, -1), p["o"]), own
+    return linear(y.reshape(batch, seq, -1), p["o"]), own
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -174,7 +201,7 @@ def without(x: Tensor, direction: Tensor) -> Tensor:
 def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
     """[batch, seq, width]. The variants are the first pipeline's, as its texts describe them: paths that are gated
     (DML), made orthogonal, periodic (FAN), or three banks of which one is the others' residual."""
-    u = F.linear(h, p["up"])
+    u = linear(h, p["up"])
     columns = p["down"].size(-1)
     pairs: list[tuple[Tensor, Tensor]] = []
     if config.mlp == "standard":
@@ -182,7 +209,7 @@ def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
             inner = fan(u, columns // 8, _leaky_relu2)
         else:
             inner = ACTIVATIONS[config.activation](u)
-        return F.linear(inner, p["down"])
+        return linear(inner, p["down"])
     act = ACTIVATIONS[config.activation]
     if config.mlp == "dml_gated":
         nuisance, target = u.chunk(2, dim=-1)
@@ -211,7 +238,7 @@ def mlp(p: Params, config: GptConfig, h: Tensor, terms: Terms | None) -> Tensor:
     if terms is not None and config.bt_lambda:
         found = [decorrelation(a, b) for a, b in pairs]
         terms.append(config.bt_lambda * sum(found, u.new_zeros(())) / len(found) / len(config.order))
-    return F.linear(inner, p["down"])
+    return linear(inner, p["down"])
 
 
 def fan(u: Tensor, periodic: int, rest: Callable[[Tensor], Tensor]) -> Tensor:
@@ -243,7 +270,7 @@ def cap(z: Tensor, softcap: float) -> Tensor:
 
 def logits(params: Params, config: GptConfig, rope: Rope, tokens: Tensor) -> Tensor:
     """[batch, seq, vocab] in float32, from tokens [batch, seq]."""
-    return cap(F.linear(trunk(params, config, rope, tokens), params["embed"]).float(), config.softcap)
+    return cap(linear(trunk(params, config, rope, tokens), params["embed"]).float(), config.softcap)
 
 
 def forward(params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -259,11 +286,13 @@ def forward(params: Params, config: GptConfig, rope: Rope, tokens: Tensor, targe
 
 def nats(x: Tensor, embed: Tensor, targets: Tensor, softcap: float) -> Tensor:
     """Nats of every target [n], from x [n, width] and embed [vocab, width]."""
-    return F.cross_entropy(cap(F.linear(x, embed).float(), softcap), targets, reduction="none")
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        return gpt_cpu.nats(x, embed, targets, softcap)
+    return F.cross_entropy(cap(linear(x, embed).float(), softcap), targets, reduction="none")
 
 
 def slices(x: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Tokens [n, …] in slices whose logits a CPU's cache and allocator keep (whole, they were handed back to the
     system and faulted in again at every step, a fifth of the time), and that are few launches on an accelerator."""
-    rows = 512 if x.device.type == "cpu" else 65_536
+    rows = gpt_cpu.ROWS if x.device.type == "cpu" else 65_536
     return list(zip(x.split(rows), targets.split(rows), strict=True))

@@ -36,12 +36,13 @@ def dump(snapshot: Arrays, step: int) -> bytes:
 
 
 def load(data: bytes) -> tuple[Arrays, int]:
-    """What `dump` was given. Raises ValueError for bytes that it did not make."""
+    """What `dump` was given, by name in order: the library has another one in every process. Raises ValueError for
+    bytes that it did not make."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as read
 
     try:
-        found = dict(read(data))
+        found = dict(sorted(read(data).items()))
         head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return found, int(head["__metadata__"]["step"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -51,6 +51,9 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     skips: Literal["unet", "dense", "none"] = "unet"  # dense: every block reads a learned mix of all before it
     xsa_last: int = 0  # blocks, from the last, whose attention leaves out a token's own value
     value_residual: bool = False
+    value_embed_last: int = 0  # blocks, from the last, whose values have the token's row of a table added
+    value_embed_width: int = 128  # columns of that table, which they share
+    layer_scale: bool = False  # what the i-th block reads is scaled by 1 / sqrt(i), counted from one
     parallel_last: int = 0  # blocks, from the last, whose attention and MLP read the same input
     loop_first: int = 0  # of the blocks that are applied `loops` times
     loop_count: int = 0
@@ -59,7 +62,9 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # --- embedding
     bigram_buckets: int = 0  # 0: no table of hashed pairs
     bigram_width: int = 128
+    bigram_zero: bool = False  # its table begins at zero; else as the tokens' does
     smear_gate: bool = False
+    smear_init: float = -2.0  # of the gate before its sigmoid
 
     # --- objective: what is trained on; the losses that are reported stay plain
     bt_lambda: float = 0.0  # Barlow-Twins term between the paths of an MLP variant
@@ -88,7 +93,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # --- optimiser
     steps: int = 150
     batch_tokens: int = 1024  # a step; half of 2048 and twice the steps learns more from the same tokens
-    micro_tokens: int = 0  # in one pass; 0: the whole batch
+    micro_tokens: int = 0  # in one pass; 0: the whole batch, or a device's share of it
     matrix_lr: float = 0.04  # Muon
     embed_lr: float = 0.03  # Adam
     scalar_lr: float = 0.01  # Adam
@@ -96,6 +101,8 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     momentum_start: float = 0.85
     momentum_warmup: int = 0  # steps from momentum_start to momentum
     muon_decay: float = 0.0  # decoupled weight decay of the matrices
+    adam_decay: float = 0.0  # the same of everything else: tables, gains and scales
+    projections: Literal["muon", "adam"] = "muon"  # who trains the matrices behind the tables; adam: at scalar_lr
     newton_schulz: int = 5  # steps
     beta1: float = 0.9
     beta2: float = 0.95
@@ -105,6 +112,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     warmdown_steps: int = 0  # the same in steps; over `warmdown` where it is given
     wallclock: float = 0.0  # seconds of training after which it stops and by which it warms down; 0: by steps alone
     embed_init: float = 0.005  # standard deviation
+    init: Literal["uniform", "orthogonal"] = "uniform"  # of the matrices that do not begin at zero
 
     # --- weights that are evaluated
     ema: float = 0.0  # decay of the running mean; 0: none
@@ -118,6 +126,12 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     quant_group: int = 64  # weights that share a step, in the schemes with groups
     calib_tokens: int = 16_384  # of the training text, for the schemes that look at inputs
     calib_seed: int = 0  # which windows of it
+    calib_text: Literal["training", "own"] = "training"  # own: what the model writes, `calib_tokens` of it
+    calib_temperature: float = 0.8  # of the model's logits as it writes
+    gptq_damping: float = 0.01  # added to the Hessian's diagonal, in means of it
+    quant_floor: float = 0.0  # the largest code stands for at least this weight: no finer steps than that
+    quant_pack: Literal["bits", "bytes"] = "bits"  # before the compressor, which sees more in whole bytes
+    prune_to: int = 0  # bytes of code and model; beyond them codes of one become zero until it fits; 0: never
     eval: Literal["chunked", "sliding", "ttt"] = "chunked"
     eval_stride: int = 64  # sliding: tokens scored a window
     ttt_lr: float = 0.002
@@ -132,6 +146,7 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     shards: int = 0  # of training text, the first ones; 0: all that are there
     backend: Backend = "auto"  # mlx on Apple Silicon, torch elsewhere
     device: str = "auto"  # auto, cpu, cuda, mps
+    devices: int = 1  # that train a run together, each its share of every batch; 0: all that are here
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on CUDA
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA, once an architecture
     attention: Literal["auto", "flash", "cudnn", "math"] = "auto"  # torch's kernel
@@ -218,6 +233,16 @@ class GptConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Sequences in a batch."""
         return self.batch_tokens // self.seq_len
 
+    @property
+    def share_windows(self) -> int:
+        """Sequences of a batch that one device trains on."""
+        return self.windows // max(1, self.devices)
+
+    @property
+    def pass_windows(self) -> int:
+        """Sequences in one pass on one device: what a selection, a correlation or a count over a pass is over."""
+        return min(self.micro_tokens // self.seq_len or self.share_windows, self.share_windows)
+
 
 def _eights(size: float) -> int:
     """The nearest multiple of eight, at least eight: fast matrix products want it, and FAN takes an eighth."""
@@ -243,10 +268,11 @@ def fast(settings: Mapping[str, Any]) -> dict[str, Any]:
     step and 5 layers, no wall clock. Raises ValueError as from_dict. What an arm sets stays as it is set."""
     config = GptConfig.from_dict(settings)
     steps = min(300, max(20, config.steps // 5))
-    tokens = min(config.batch_tokens, max(1, 65_536 // config.seq_len) * config.seq_len)
+    every = max(1, config.devices) * config.seq_len  # a sequence for each device at least
+    tokens = min(config.batch_tokens, max(1, 65_536 // every) * every)
     small: dict[str, Any] = {"steps": min(config.steps, steps), "batch_tokens": tokens, "wallclock": 0.0}
     small["depth"] = min(config.depth, 5)
-    if config.micro_tokens and tokens % config.micro_tokens:
+    if config.micro_tokens and tokens // every * config.seq_len % config.micro_tokens:
         small["micro_tokens"] = 0
     if config.warmdown_steps:
         small["warmdown_steps"] = max(1, small["steps"] // 5)
@@ -266,6 +292,12 @@ LATE = (
     "quant_group",
     "calib_tokens",
     "calib_seed",
+    "calib_text",
+    "calib_temperature",
+    "gptq_damping",
+    "quant_floor",
+    "quant_pack",
+    "prune_to",
     "eval",
     "eval_stride",
     "ttt_lr",
@@ -275,7 +307,7 @@ LATE = (
 )
 LATE_FROM = ("qat_bits", "qat_from")
 # Fields that say where a run takes place. They change no figure beyond rounding, so they make no other arm.
-WHERE = ("keep_weights", "backend", "device", "compile", "attention", "threads", "stack_seeds")
+WHERE = ("keep_weights", "backend", "device", "devices", "compile", "attention", "threads", "stack_seeds")
 
 
 def check(config: GptConfig) -> None:
@@ -300,9 +332,27 @@ def check(config: GptConfig) -> None:
     if micro := config.micro_tokens:
         _must(micro % seq == 0, f"micro_tokens must be a multiple of seq_len {seq}", micro)
         _must(tokens % micro == 0, f"micro_tokens must divide batch_tokens {tokens}", micro)
+    if config.devices > 1:
+        _must(
+            config.windows % config.devices == 0,
+            f"devices must divide the {config.windows} sequences of a batch (batch_tokens / seq_len)",
+            config.devices,
+        )
+        share = config.share_windows
+        _must(
+            share % config.pass_windows == 0,
+            f"micro_tokens must divide the {share * seq} tokens of a batch that each of {config.devices} devices "
+            f"trains on (one pass: micro_tokens = {share * seq})",
+            micro,
+        )
+        _must(
+            not config.stack_seeds,
+            "stack_seeds is for one device: with several each run has all of them, so it must be off",
+            config.stack_seeds,
+        )
     if config.val_tokens:
         _must(config.val_tokens >= seq, f"val_tokens must be 0 or at least seq_len {seq}", config.val_tokens)
-    for name in ("xsa_last", "parallel_last"):
+    for name in ("xsa_last", "parallel_last", "value_embed_last"):
         _must(
             getattr(config, name) <= config.depth,
             f"{name} must be at most depth {config.depth}",
@@ -357,13 +407,14 @@ def check(config: GptConfig) -> None:
 _INF = math.inf
 _COUNTS = (
     "depth width heads kv_heads mlp_mult vocab_size seq_len steps batch_tokens threads loops bigram_width "
-    "newton_schulz swa_every quant_group calib_tokens eval_stride ttt_epochs ttt_chunk"
+    "newton_schulz swa_every quant_group calib_tokens eval_stride ttt_epochs ttt_chunk value_embed_width"
 )
 _AMOUNTS = (
     "softcap qk_gain matrix_lr embed_lr scalar_lr warmup_steps warmdown_steps val_every wallclock embed_init "
     "momentum_warmup muon_decay grad_clip bt_lambda bt_layers mtp_weight mtp_margin probe_threshold ttt_lr "
     "val_tokens micro_tokens curriculum_buffer bigram_buckets xsa_last parallel_last loop_first loop_count "
-    "ttt_freeze qat_bits shards calib_seed"
+    "ttt_freeze qat_bits shards calib_seed value_embed_last adam_decay gptq_damping quant_floor prune_to "
+    "devices"
 )
 _RANGES = (
     (_COUNTS, 1, _INF, "at least 1"),
@@ -374,6 +425,8 @@ _RANGES = (
     ("ema momentum momentum_start beta1 beta2", 0, math.nextafter(1, 0), "at least 0 and below 1"),
     ("rho1_keep", math.nextafter(0, 1), 1, "a share above 0 and up to 1"),
     ("position_weight", -1, 1, "from -1 to 1"),
+    ("smear_init", -_INF, _INF, "finite"),
+    ("calib_temperature", math.nextafter(0, 1), _INF, "finite and above 0"),
 )
 
 

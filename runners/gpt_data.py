@@ -25,6 +25,7 @@ from runners.gpt_init import rng
 from runners.shards import batches
 
 Batch = np.ndarray  # int64 [windows, seq + 1]: inputs are all but the last, targets all but the first
+ALL = slice(None)
 BIGRAM_TOKENS = 10_000_000  # of the training text that the bigram model is made of
 _KAPPA = 16.0  # tokens that the unigram model is worth beside a pair's own count
 
@@ -41,8 +42,9 @@ class Source(Protocol):
         """file -> (sha256, bytes): the text's identity"""
         ...
 
-    def batches(self, config: GptConfig, seed: int) -> Iterator[Batch]:
-        """Batches of `config.windows` windows without end, in an order that is a function of seed and shape alone."""
+    def batches(self, config: GptConfig, seed: int, part: slice = ALL) -> Iterator[Batch]:
+        """Batches of `config.windows` windows without end, in an order that is a function of seed and shape alone;
+        `part` of each where that is asked for."""
         ...
 
     def sample(self, tokens: int) -> np.ndarray:
@@ -64,8 +66,8 @@ class CorpusSource:
             name: (digest, corpus.sizes[name]) for name, digest in corpus.digests.items()
         }
 
-    def batches(self, config: GptConfig, seed: int) -> Iterator[Batch]:
-        return batches(self.corpus.shards, config.seq_len, config.windows, seed)
+    def batches(self, config: GptConfig, seed: int, part: slice = ALL) -> Iterator[Batch]:
+        return batches(self.corpus.shards, config.seq_len, config.windows, seed, part)
 
     def sample(self, tokens: int) -> np.ndarray:
         parts, left = [], tokens
@@ -112,20 +114,23 @@ def bigram_nats(sample: np.ndarray, vocab_size: int) -> np.ndarray:
     return found
 
 
-def stream(source: Source, config: GptConfig, seed: int, reference: np.ndarray | None) -> Iterator[Batch]:
-    """A seed's batches, reordered by difficulty where the config has a curriculum: of every `curriculum_buffer`
-    batches the windows are sorted by their mean bigram nats. Every window comes exactly as often as without."""
-    order = source.batches(config, seed)
+def stream(
+    source: Source, config: GptConfig, seed: int, reference: np.ndarray | None, part: slice = ALL
+) -> Iterator[Batch]:
+    """A seed's batches, or `part` of each, reordered by difficulty where the config has a curriculum: of every
+    `curriculum_buffer` batches the windows are sorted by their mean bigram nats. Every window comes exactly as often
+    as without."""
     if config.curriculum == "off":
-        yield from order
+        yield from source.batches(config, seed) if part == ALL else source.batches(config, seed, part)
         return
+    order = source.batches(config, seed)
     assert reference is not None
     count = config.curriculum_buffer or config.steps
     while chunk := list(islice(order, count)):
         windows = np.concatenate(chunk)
         score = reference[windows[:, :-1], windows[:, 1:]].mean(1)
         ranked = np.argsort(score if config.curriculum == "easy_first" else -score, kind="stable")
-        yield from windows[ranked].reshape(len(chunk), *chunk[0].shape)
+        yield from windows[ranked].reshape(len(chunk), *chunk[0].shape)[:, part]
 
 
 def needs_reference(config: GptConfig) -> bool:

@@ -13,13 +13,19 @@ import numpy as np
 from runners.gpt_config import GptConfig
 
 Arrays = dict[str, np.ndarray]
-MATRICES = ("q", "k", "v", "o", "up", "down", "bigram_proj", "mtp")  # Muon's, [blocks, out, in]; the rest is Adam's
-TABLES = ("embed", "bigram")  # Adam's, at embed_lr; what is in neither is at scalar_lr
+PROJECTIONS = ("bigram_proj", "value_embed_proj")  # behind a table; Muon's, or Adam's where a config says so
+MATRICES = ("q", "k", "v", "o", "up", "down", "mtp", *PROJECTIONS)  # [blocks, out, in], Muon's; the rest is Adam's
+TABLES = ("embed", "bigram", "value_embed")  # Adam's, at embed_lr; what is in neither is at scalar_lr
 
 
 def rng(seed: int, name: str) -> np.random.Generator:
     """The generator of one thing of one seed."""
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
+
+
+def by_muon(config: GptConfig, name: str) -> bool:
+    """Whether Muon trains this parameter; else Adam does."""
+    return name in MATRICES and not (name in PROJECTIONS and config.projections == "adam")
 
 
 def init_arrays(config: GptConfig, seed: int) -> Arrays:
@@ -33,7 +39,7 @@ def init_arrays(config: GptConfig, seed: int) -> Arrays:
         made[name] = np.zeros((config.depth, rows, columns), dtype=np.float32)
         if name not in ("o", "down"):  # blocks begin as the identity
             for i in range(config.depth):
-                made[name][i] = _uniform(seed, f"{i}.{name}", rows, columns)
+                made[name][i] = _matrix(config, seed, f"{i}.{name}", rows, columns)
     made["embed"] = rng(seed, "embed").standard_normal((config.vocab_size, d), dtype=np.float32)
     made["embed"] *= np.float32(config.embed_init)
     made["q_gain"] = _full(config.qk_gain, config.depth, config.heads)
@@ -46,21 +52,35 @@ def init_arrays(config: GptConfig, seed: int) -> Arrays:
         made["dense"] = np.eye(n, n + 1, dtype=np.float32)
     if config.value_residual:
         made["value_mix"] = _full(0, config.depth)
+    if config.value_embed_last:
+        wide = config.value_embed_width
+        made["value_embed"] = rng(seed, "value_embed").standard_normal((config.vocab_size, wide), dtype=np.float32)
+        made["value_embed"] *= np.float32(0.01)
+        made["value_embed_proj"] = _matrix(config, seed, "value_embed_proj", kv, wide)[None]
+        made["value_embed_scale"] = _full(0.1, 1)
+        made["value_embed_gain"] = _full(1, config.value_embed_last)
     if config.bigram_buckets:
         table = rng(seed, "bigram").standard_normal((config.bigram_buckets, config.bigram_width), dtype=np.float32)
-        made["bigram"] = table * np.float32(config.embed_init)
-        made["bigram_proj"] = _uniform(seed, "bigram_proj", d, config.bigram_width)[None]
+        made["bigram"] = table * np.float32(0 if config.bigram_zero else config.embed_init)
+        made["bigram_proj"] = _matrix(config, seed, "bigram_proj", d, config.bigram_width)[None]
         made["bigram_scale"] = _full(0.05, 1)
     if config.smear_gate:
-        made["smear"] = _full(-2, d)  # a gate of 0.12
+        made["smear"] = _full(config.smear_init, d)  # -2: a gate of 0.12
     if config.mtp_weight:
         made["mtp"] = np.eye(d, dtype=np.float32)[None]
     return made
 
 
-def _uniform(seed: int, name: str, rows: int, columns: int) -> np.ndarray:
-    bound = columns**-0.5
-    return rng(seed, name).uniform(-bound, bound, (rows, columns)).astype(np.float32)
+def _matrix(config: GptConfig, seed: int, name: str, rows: int, columns: int) -> np.ndarray:
+    """uniform: within 1 / sqrt(columns). orthogonal: rows, or columns where they are fewer, of length one and at
+    right angles, any such matrix as likely as another."""
+    if config.init == "uniform":
+        bound = columns**-0.5
+        return rng(seed, name).uniform(-bound, bound, (rows, columns)).astype(np.float32)
+    tall = rng(seed, name).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.sign(np.diag(r))
+    return np.ascontiguousarray(q if rows >= columns else q.T, dtype=np.float32)
 
 
 def _full(value: float, *shape: int) -> np.ndarray:

@@ -8,20 +8,23 @@ tokens that were shown, so that no arm wins by having made its task easier.
     weights     of tokens, sum one: dropped ones 0, by position, the share that rho-1 selects
     terms       Barlow-Twins (from the trunk), the token after the next (multi-token prediction)
 
-The head runs forward and backward on a slice of tokens at a time, with its gradient written out: its logits are the
-largest array there is. Random numbers come from outside (`Noise`), so that both backends see the same ones.
+On a CPU the head runs forward and backward on a slice of tokens at a time, with its gradient written out
+(gpt_cpu.py): its logits are the largest array there is. Random numbers come from outside (`Noise`), so that both
+backends see the same ones.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runners import gpt_cpu
 from runners.gpt import Params, Rope, cap, nats, slices, trunk
 from runners.gpt_config import GptConfig
+from runners.gpt_cpu import linear
 from runners.gpt_init import MATRICES
 from runners.gpt_schedule import Rates
 
@@ -47,70 +50,12 @@ class Step(NamedTuple):
 # --- The weighted head -------------------------------------------------------------------------------------
 
 
-class _Head(torch.autograd.Function):  # type: ignore[misc]
-    """(weighted sum of nats, nats of each token) from x [n, width], embed [vocab, width], targets [n], weights [n].
-
-    The gradient is made on the way, slice by slice, while the logits are in the cache; weights are constants.
-    """
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(
-        x: Tensor, embed: Tensor, targets: Tensor, weights: Tensor, softcap: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x_grad, embed_grad, found = torch.empty_like(x), torch.zeros_like(embed), x.new_empty(targets.shape)
-        rows = 512
-        for i in range(0, len(x), rows):
-            part, y, w = x[i : i + rows], targets[i : i + rows, None], weights[i : i + rows, None]
-            if softcap:
-                # cap * tanh(z / cap) = 2 cap * sigmoid(2 z / cap) - cap. A softmax does not see the constant, sigmoid
-                # costs a third of tanh, and as no logit is above 2 cap, none needs its row's maximum taken away.
-                s = (part * (2 / softcap) @ embed.mT).sigmoid_()
-                p = (s - 1).mul_(2 * softcap)
-                at = p.gather(1, y)
-                p.exp_()
-            else:
-                p = part @ embed.mT
-                p.sub_(p.amax(1, keepdim=True))
-                at = p.gather(1, y)
-                p.exp_()
-            total = p.sum(1, keepdim=True)
-            found[i : i + rows] = (total.log() - at)[:, 0]
-            p.mul_(w / total).scatter_add_(1, y, -w)
-            if softcap:
-                p.mul_(s.addcmul_(s, s, value=-1)).mul_(4)  # through the cap: 4 s (1 - s)
-            torch.mm(p, embed, out=x_grad[i : i + rows])
-            embed_grad.addmm_(p.mT, part)
-        return (found * weights).sum(), found, x_grad, embed_grad
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(output[2], output[3])
-        ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x_grad, embed_grad = ctx.saved_tensors
-        return x_grad * grad, embed_grad * grad, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Seed by seed: the head fills the machine on its own."""
-        made = [
-            _Head.apply(*(v if dim is None else v.select(dim, i) for v, dim in zip(inputs, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        return tuple(torch.stack(each) for each in zip(*made, strict=True)), (0, 0, 0, 0)
-
-
 def weighted_nats(
     x: Tensor, embed: Tensor, targets: Tensor, weights: Tensor, softcap: float
 ) -> tuple[Tensor, Tensor]:
     """(sum of weight times nats, nats of each target [n] without gradient)."""
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
-        total, each, *_ = _Head.apply(x, embed, targets, weights, softcap)
-        return total, each
+        return gpt_cpu.weighted_nats(x, embed, targets, weights, softcap)
     each = nats(x, embed, targets, softcap)
     return (each * weights).sum(), each.detach()
 
@@ -178,7 +123,7 @@ def corrupted(params: Params, config: GptConfig, rope: Rope, tokens: Tensor, rat
     if config.corrupt_by == "model":
         with torch.no_grad():
             x = trunk(params, config, rope, tokens).flatten(0, 1)
-            said = torch.cat([F.linear(part, params["embed"]).argmax(-1) for part, _ in slices(x, x)])
+            said = torch.cat([linear(part, params["embed"]).argmax(-1) for part, _ in slices(x, x)])
             said = said.view(tokens.shape)
         instead = torch.cat([tokens[:, :1], said[:, :-1]], dim=1)
     else:
@@ -243,14 +188,12 @@ def after_next(params: Params, config: GptConfig, x: Tensor, targets: Tensor) ->
     batch, seq = targets.shape
     further = F.pad(targets[:, 1:], (0, 1)).flatten()
     with torch.no_grad():
-        tops = [
-            cap(F.linear(part, params["embed"]).float(), config.softcap).topk(2).values for part, _ in slices(x, x)
-        ]
+        tops = [cap(linear(part, params["embed"]).float(), config.softcap).topk(2).values for part, _ in slices(x, x)]
         clear = torch.cat([top[:, 0] - top[:, 1] > config.mtp_margin for top in tops]).view(batch, seq)
         clear = clear & (torch.arange(seq, device=x.device) < seq - 1)
         weights = clear.flatten().to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
         weights = weights / weights.sum().clamp_min(1)
-    return weighted_nats(F.linear(x, params["mtp"][0]), params["embed"], further, weights, config.softcap)[0]
+    return weighted_nats(linear(x, params["mtp"][0]), params["embed"], further, weights, config.softcap)[0]
 
 
 def straight_through(p: Tensor, bits: int) -> Tensor:

@@ -5,6 +5,8 @@ What is special about it:
 - one step (forward, backward, Muon and Adam) is one compiled function. What a step computes is the key it is
   kept under; what changes from step to step (rates, masks, flags) is an array that is passed in. A Python
   number inside a compiled function is a constant for ever, so none there counts, and nothing there asks for a value
+- seeds in a batch are mx.vmap over these functions. Its rule for `&` and `|` forgets to broadcast (MLX 0.32), so
+  conditions are joined by logical_and and logical_or
 - what must be equal in both backends (initial values, masks, the order of the data) comes from gpt_init, in numpy
 
 From the same weights and batch its loss and gradients are torch's to float32's rounding; a test holds every
@@ -23,7 +25,7 @@ import mlx.core as mx
 import numpy as np
 
 from runners.gpt_config import GptConfig
-from runners.gpt_init import MATRICES, TABLES, init_arrays, rotary_tables
+from runners.gpt_init import MATRICES, TABLES, by_muon, init_arrays, rotary_tables
 from runners.gpt_schedule import Rates
 
 Params = dict[str, mx.array]
@@ -78,6 +80,7 @@ def trunk(
     n, half = len(order), len(order) // 2
     blocks = {name: unbind(params[name]) for name in BLOCK if name in params}
     x = x0 = embed(params, config, tokens, shown)
+    added = value_embedding(params, config, tokens, shown) if config.value_embed_last else None
     outs, first_v = [x0], None
     for i, block in enumerate(order):
         p = {name: each[block] for name, each in blocks.items()}
@@ -86,12 +89,14 @@ def trunk(
         elif config.skips == "dense":
             x = total([params["dense"][i, j] * out for j, out in enumerate(outs)])
         x = p["mix"][0] * x + p["mix"][1] * x0
-        h = norm(x)
-        y, v = attention(p, config, rope, h, first_v, leave_self_out=i >= n - config.xsa_last)
+        h = read(x, config, i)
+        gain = i - (n - config.value_embed_last)
+        more = None if added is None or gain < 0 else params["value_embed_gain"][gain] * added
+        y, v = attention(p, config, rope, h, first_v, more, leave_self_out=i >= n - config.xsa_last)
         first_v = v if first_v is None and config.value_residual else first_v
         if i < n - config.parallel_last:
             x = x + p["attn_scale"] * y
-            x = x + p["mlp_scale"] * mlp(p, config, norm(x), terms)
+            x = x + p["mlp_scale"] * mlp(p, config, read(x, config, i), terms)
         else:
             x = x + p["attn_scale"] * y + p["mlp_scale"] * mlp(p, config, h, terms)
         outs.append(x)
@@ -148,14 +153,35 @@ def embed(params: Params, config: GptConfig, tokens: mx.array, shown: mx.array |
     return x
 
 
+def read(x: mx.array, config: GptConfig, i: int) -> mx.array:
+    """What the i-th block reads of the stream, which grows as it goes on; i counts from zero."""
+    return norm(x) * (i + 1) ** -0.5 if config.layer_scale else norm(x)
+
+
+def value_embedding(params: Params, config: GptConfig, tokens: mx.array, shown: mx.array | None) -> mx.array:
+    """[batch, seq, kv_heads, head_dim]: what a token adds to its own values, whatever the stream has made of it."""
+    rows = linear(params["value_embed"][tokens], params["value_embed_proj"][0]) * params["value_embed_scale"]
+    if shown is not None:
+        rows = rows * shown[..., None].astype(rows.dtype)
+    return rows.reshape(*tokens.shape, config.kv_heads, config.head_dim)
+
+
 def attention(
-    p: Params, config: GptConfig, rope: Rope, h: mx.array, first_v: mx.array | None, leave_self_out: bool
+    p: Params,
+    config: GptConfig,
+    rope: Rope,
+    h: mx.array,
+    first_v: mx.array | None,
+    added: mx.array | None,
+    leave_self_out: bool,
 ) -> tuple[mx.array, mx.array]:
     """(what the heads put out, [batch, seq, width]; values before any residual, [batch, seq, kv_heads, head_dim])"""
     batch, seq, _ = h.shape
     q = linear(h, p["q"]).reshape(batch, seq, config.heads, config.head_dim)
     k = linear(h, p["k"]).reshape(batch, seq, config.kv_heads, config.head_dim)
     v = own = linear(h, p["v"]).reshape(batch, seq, config.kv_heads, config.head_dim)
+    if added is not None:
+        v = own = v + added
     if first_v is not None:
         v = v + mx.sigmoid(p["value_mix"]) * first_v
     q, k = rotate(norm(q), *rope) * p["q_gain"][:, None], rotate(norm(k), *rope)
@@ -367,7 +393,7 @@ def corrupted(
         assert noise.tokens is not None
         instead = noise.tokens
     first = mx.arange(tokens.shape[1]) == 0
-    return mx.where((noise.corrupt < rates["corrupt"]) & ~first, instead, tokens)
+    return mx.where(mx.logical_and(noise.corrupt < rates["corrupt"], ~first), instead, tokens)
 
 
 def probe_mask(
@@ -391,7 +417,7 @@ def probe_mask(
         assert position is not None
         easy = position < config.probe_threshold * position.mean()
         rate = mx.where(easy, config.probe_max, config.probe_base)
-        return ((noise.probe >= rate) | first).astype(mx.float32)
+        return mx.logical_or(noise.probe >= rate, first).astype(mx.float32)
 
     frozen = {name: mx.stop_gradient(p) for name, p in params.items()}
 
@@ -422,7 +448,7 @@ def after_next(params: Params, config: GptConfig, x: mx.array, z: mx.array, targ
     seq = targets.shape[1]
     further = mx.pad(targets[:, 1:], [(0, 0), (0, 1)])
     tops = mx.topk(mx.stop_gradient(z), 2, axis=-1)
-    clear = (tops.max(-1) - tops.min(-1) > config.mtp_margin) & (mx.arange(seq) < seq - 1)
+    clear = mx.logical_and(tops.max(-1) - tops.min(-1) > config.mtp_margin, mx.arange(seq) < seq - 1)
     weights = clear.astype(mx.float32)
     weights = weights / mx.maximum(weights.sum(), 1)
     return (nats(logits(params, config, linear(x, params["mtp"][0])), further) * weights).sum()
@@ -491,10 +517,10 @@ def clipped(grads: Params, limit: float) -> Params:
     return {name: g * factor for name, g in grads.items()}
 
 
-def begin(params: Params) -> tuple[Params, Params]:
+def begin(params: Params, config: GptConfig) -> tuple[Params, Params]:
     """Momenta of all parameters, and Adam's second moments, at nought."""
     zeros = {name: mx.zeros_like(p) for name, p in params.items()}
-    return zeros, {name: zeros[name] for name in params if name not in MATRICES}
+    return zeros, {name: zeros[name] for name in params if not by_muon(config, name)}
 
 
 def update(
@@ -506,7 +532,7 @@ def update(
     params, m, v, momentum = dict(params), dict(m), dict(v), rates["momentum"]
     for name, p in params.items():
         g = grads[name]
-        if name in MATRICES:
+        if name not in v:
             lr = rates["matrix_lr"]
             m[name] = momentum * m[name] + g
             step = orthogonalize(g + momentum * m[name], config.newton_schulz)  # Nesterov
@@ -517,5 +543,8 @@ def update(
             m[name] = m[name] + (1 - config.beta1) * (g - m[name])
             v[name] = v[name] + (1 - config.beta2) * (mx.square(g) - v[name])
             step = (m[name] / rates["unbias1"]) / (mx.sqrt(v[name] / rates["unbias2"]) + 1e-8)
-            params[name] = p - rates["embed_lr" if name in TABLES else "scalar_lr"] * step
+            lr = rates["embed_lr" if name in TABLES else "scalar_lr"]
+            if config.adam_decay:
+                p = p * (1 - lr * config.adam_decay)
+            params[name] = p - lr * step
     return params, m, v

@@ -17,22 +17,24 @@ from runners.gpt_config import GptConfig
 from runners.gpt_data import Source
 from runners.gpt_init import MATRICES, TABLES
 from runners.gpt_mlx import Params, Watched, clipped, forward, linear, rotary, trunk
-from runners.gpt_stages import InputSum, Scored, calibration, compressed, scheme
+from runners.gpt_mlx import logits as head
+from runners.gpt_result import code_bytes
+from runners.gpt_stages import Following, InputSum, Scored, calibration, compressed, scheme
 from runners.gpt_stages import score as score_model
 from runners.gptq import Inputs
 from runners.quantize import restore
 
 
-def score(params: Params, config: GptConfig, source: Source) -> Scored:
+def score(params: Params, config: GptConfig, source: Source, dtype: mx.Dtype = mx.float32) -> Scored:
     """The model on held-out text, as `config.eval` says. `params` are not changed."""
-    return score_model(Model(params, config), config, source)
+    return score_model(Model(params, config, dtype), config, source)
 
 
 class Model:
     """Parameters as evaluate.py asks for them: nats of windows, and a step of plain gradient descent on others."""
 
-    def __init__(self, params: Params, config: GptConfig) -> None:
-        self.params, self.config, self.rope = dict(params), config, rotary(config)
+    def __init__(self, params: Params, config: GptConfig, dtype: mx.Dtype = mx.float32) -> None:
+        self.params, self.config, self.rope, self.dtype = dict(params), config, rotary(config), dtype
         self.momentum = {name: mx.zeros_like(p) for name, p in params.items()}
 
     def losses(self, tokens: np.ndarray, targets: np.ndarray, first: int) -> np.ndarray:
@@ -55,6 +57,8 @@ class Model:
     def _nats(self, params: Params, tokens: mx.array, targets: mx.array) -> mx.array:
         cos, sin = self.rope
         seq = tokens.shape[1]
+        if self.dtype != mx.float32:
+            params = {name: p.astype(self.dtype) for name, p in params.items()}
         return forward(params, self.config, (cos[:seq], sin[:seq]), tokens, targets)
 
 
@@ -72,13 +76,13 @@ def quantized(params: Params, config: GptConfig, source: Source) -> tuple[Params
     """
     arrays = {name: np.array(p.astype(mx.float32)) for name, p in params.items()}
     inputs = matrix_inputs(params, config, source) if scheme(config).calibrated else None
-    model = compressed(arrays, config, inputs)
+    model = compressed(arrays, config, inputs, code_bytes("mlx"))
     back = restore(model)
     return {name: mx.array(back[name]) for name in params}, model
 
 
 def matrix_inputs(params: Params, config: GptConfig, source: Source) -> Mapping[str, list[Inputs]]:
-    """What every matrix is given by `calib_tokens` of the training text, a slice each."""
+    """What every matrix is given by `calib_tokens` of the training text, or of the model's own, a slice each."""
     matrices = {name: p for name, p in params.items() if name in MATRICES}
     seen = {name: [InputSum(p.shape[-1]) for _ in range(p.shape[0])] for name, p in matrices.items()}
 
@@ -88,9 +92,21 @@ def matrix_inputs(params: Params, config: GptConfig, source: Source) -> Mapping[
     stand_ins: dict[str, Any] = dict(params)
     for name, p in matrices.items():
         stand_ins[name] = [watched(p[i], at) for i, at in enumerate(seen[name])]
-    windows, rope = calibration(config, source), rotary(config)
+    windows, rope = calibration(config, source, following(params, config)), rotary(config)
     for i in range(0, len(windows), 8):
         x = trunk(stand_ins, config, rope, _int32(windows[i : i + 8]))
         if "mtp" in params:
             linear(x, stand_ins["mtp"][0])
     return {name: [each.inputs() for each in sums] for name, sums in seen.items()}
+
+
+def following(params: Params, config: GptConfig) -> Following:
+    """The model as one that writes."""
+    cos, sin = rotary(config)
+
+    def logits(tokens: np.ndarray) -> np.ndarray:
+        seq = tokens.shape[1]
+        x = trunk(params, config, (cos[:seq], sin[:seq]), _int32(tokens))
+        return np.array(head(params, config, x[:, -1]))
+
+    return logits

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from runners.gpt import Params
 from runners.gpt_config import GptConfig
-from runners.gpt_init import MATRICES, TABLES
+from runners.gpt_init import TABLES, by_muon
 from runners.gpt_schedule import Rates
 
 
@@ -51,7 +51,7 @@ def muon_adam(
         grads = clipped(grads, config.grad_clip, seeds)
     for name, p in params.items():
         g, mean, lr = grads[name], m[name], rate * base[name]
-        if name in MATRICES:
+        if name not in v:
             mean.mul_(momentum).add_(g)
             update = orthogonalize(g + mean * momentum, config.newton_schulz)  # Nesterov
             if config.muon_decay:
@@ -60,6 +60,8 @@ def muon_adam(
         else:
             mean.lerp_(g, 1 - config.beta1)
             square = v[name].lerp_(g.square(), 1 - config.beta2)
+            if config.adam_decay:
+                p.mul_(1 - lr * config.adam_decay)
             p.sub_(mean / square.sqrt().mul_(unbias2**-0.5).add_(1e-8) * (lr / unbias1))
 
 
@@ -75,11 +77,15 @@ class Optimizer:
     ) -> None:
         self.config, self.steps, self.seeds, self.math = config, 0, seeds, math
         self.lr = {
-            name: config.matrix_lr if name in MATRICES else config.embed_lr if name in TABLES else config.scalar_lr
+            name: config.matrix_lr
+            if by_muon(config, name)
+            else config.embed_lr
+            if name in TABLES
+            else config.scalar_lr
             for name in params
         }
         self.m = {name: torch.zeros_like(p) for name, p in params.items()}
-        self.v = {name: torch.zeros_like(p) for name, p in params.items() if name not in MATRICES}
+        self.v = {name: torch.zeros_like(p) for name, p in params.items() if not by_muon(config, name)}
 
     def step(self, params: Params, grads: Params, rates: Rates) -> None:
         """Changes params in place. Call it without autograd."""

@@ -23,8 +23,11 @@ _BOTH = (
     *("bits", "bytecount", "corpus", "evaluate", "export", "gptq", "quantize", "shards"),
 )
 CODE = {  # of each backend: the files, in runners/, that a figure depends on
-    "torch": ("gpt", "gpt_after", "gpt_loss", "gpt_optim", "gpt_train", *_BOTH),
-    "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_train", *_BOTH),
+    "torch": (
+        *("gpt", "gpt_after", "gpt_cpu", "gpt_device", "gpt_loss", "gpt_optim", "gpt_ranks", "gpt_train"),
+        *("gpt_worker", *_BOTH),
+    ),
+    "mlx": ("gpt_mlx", "gpt_mlx_after", "gpt_mlx_steps", "gpt_mlx_train", *_BOTH),
 }
 
 
@@ -41,12 +44,12 @@ class GptResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: int  # done, those before a fork included
     tokens: int
     wall_s: float  # all of it, with validation; of seeds in one batch each has its share
-    cpu_s: float  # of this process, all threads
+    cpu_s: float  # of this process, all threads; of several devices the sum over theirs
     tokens_per_s: float  # of training, without validation
     step_ms: float  # median
     step_drift: float  # last quarter's median step over the first's, less one: heat, clocks, neighbours
     parameters: int
-    peak_memory_bytes: int  # CUDA: allocated by this run; else: the process's peak so far
+    peak_memory_bytes: int  # CUDA: allocated by this run; else: the process's peak so far; the largest of several
     artifact_bytes: int | None  # of the quantized model and the code, as the challenge counts
     device: str
 

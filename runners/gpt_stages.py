@@ -6,21 +6,24 @@ evaluation, under which name) is decided here, once. Plain numpy. It must never 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from runners.evaluate import Learner, named, score_first, summed, token_losses, whole_windows
+from runners.evaluate import ALONE, Learner, Share, named, score_first, summed, token_losses, whole_windows
 from runners.gpt_config import GptConfig
 from runners.gpt_data import Source
-from runners.gpt_init import MATRICES, TABLES
+from runners.gpt_init import MATRICES, TABLES, rng
 from runners.gptq import Inputs
-from runners.quantize import SCHEMES, SIZE_LIMIT, Scheme, compress
+from runners.quantize import SCHEMES, SIZE_LIMIT, Scheme, compress, pruned
 
 PRE_QUANT = "_pre_quant"  # what a figure of the weights before quantization is called
+WRITING = 64  # windows that a model writes at a time
+
+Following = Callable[[np.ndarray], np.ndarray]  # tokens [n, t] to logits of what follows, float32 [n, vocab]
 
 
 class Scored(NamedTuple):
@@ -32,10 +35,10 @@ class Scored(NamedTuple):
     bpb_name: str
 
 
-def score(model: Learner, config: GptConfig, source: Source) -> Scored:
-    """The model on held-out text, as `config.eval` says. `ttt` trains the model that is given."""
+def score(model: Learner, config: GptConfig, source: Source, share: Share = ALONE) -> Scored:
+    """The model on held-out text, as `config.eval` says, with those who share it. `ttt` trains the model."""
     count = whole_windows(len(source.val), config.seq_len, config.val_tokens)
-    batch = max(1, (config.micro_tokens or config.batch_tokens) // config.seq_len)
+    batch = config.pass_windows
     if config.eval == "ttt":
         found = score_first(
             model,
@@ -47,46 +50,73 @@ def score(model: Learner, config: GptConfig, source: Source) -> Scored:
             lr=config.ttt_lr,
             epochs=config.ttt_epochs,
             batch=batch,
+            step=(config.micro_tokens or config.batch_tokens) // config.seq_len,  # of all ranks together
+            share=share,
         )
     else:
         stride = config.eval_stride if config.eval == "sliding" else 0
-        found = token_losses(model.losses, source.val, count, config.seq_len, stride=stride, batch=batch)
+        found = token_losses(model.losses, source.val, count, config.seq_len, stride=stride, batch=batch, share=share)
     total = summed(found, source.val, source.counts)
     names = (named(name, count, len(source.val), config.seq_len) for name in ("val_loss", "val_bpb"))
     return Scored(total.loss, total.bpb, *names)
 
 
-def quantization(before: Scored, after: Scored, size: int) -> dict[str, float]:
-    """What quantization cost: `quant_gap` in bits a byte (named as the scores are), the artifact's bytes, and how
-    many of them are beyond the challenge's limit."""
+def quantization(before: Scored, after: Scored, size: int, model: bytes = b"") -> dict[str, float]:
+    """What quantization cost: `quant_gap` in bits a byte (named as the scores are), the artifact's bytes, how many of
+    them are beyond the challenge's limit, and how many codes of `model` became zero for it, if any did."""
     gap = after.bpb_name.replace("val_bpb", "quant_gap")
-    return {
+    told = {
         gap: after.bpb - before.bpb,
         "artifact_bytes": float(size),
         "artifact_bytes_over": float(max(0, size - SIZE_LIMIT)),
     }
+    zeroed = pruned(model) if model else 0
+    return told | ({"pruned_codes": float(zeroed)} if zeroed else {})
 
 
 def scheme(config: GptConfig) -> Scheme:
     """What `config.quantize` stands for."""
     found = SCHEMES[config.quantize]
-    return msgspec.structs.replace(found, group=config.quant_group) if found.group else found
+    group = config.quant_group if found.group else 0
+    return msgspec.structs.replace(found, group=group, floor=config.quant_floor, pack=config.quant_pack)
 
 
 def compressed(
-    arrays: Mapping[str, np.ndarray], config: GptConfig, inputs: Mapping[str, list[Inputs]] | None
+    arrays: Mapping[str, np.ndarray], config: GptConfig, inputs: Mapping[str, list[Inputs]] | None, code: int
 ) -> bytes:
-    """The model's bytes. Raises ValueError for weights that are not finite."""
+    """The model's bytes; so many of `code` count beside them. Raises ValueError for weights that are not finite."""
     matrices = [name for name in arrays if name in MATRICES]
     tables = [name for name in arrays if name in TABLES]
-    return compress(arrays, scheme(config), matrices, tables, inputs)
+    room = config.prune_to - code if config.prune_to else None
+    return compress(arrays, scheme(config), matrices, tables, inputs, damping=config.gptq_damping, room=room)
 
 
-def calibration(config: GptConfig, source: Source) -> np.ndarray:
-    """int64 [windows, seq]: the training text that schemes look at, `calib_tokens` of it in `calib_seed`'s order."""
+def calibration(config: GptConfig, source: Source, following: Following | None = None) -> np.ndarray:
+    """int64 [windows, seq]: what schemes look at, `calib_tokens` of it: the training text in `calib_seed`'s order, or
+    what the model says, which is asked only then."""
     count = max(1, config.calib_tokens // config.seq_len)
+    if config.calib_text == "own":
+        assert following is not None
+        return own_text(config, count, following)
     parts = islice(source.batches(config, config.calib_seed), -(-count // config.windows))
     return np.concatenate([part[:, :-1] for part in parts])[:count]
+
+
+def own_text(config: GptConfig, count: int, following: Following) -> np.ndarray:
+    """int64 [count, seq] that a model wrote: each window from a token drawn evenly, then one at a time from the whole
+    distribution at `calib_temperature`, by numbers that `calib_seed` alone decides. Nothing is kept between tokens,
+    so a window costs about seq / 2 passes over it; many are written at a time."""
+    generator = rng(config.calib_seed, "own_text")
+    written = np.empty((count, config.seq_len), dtype=np.int64)
+    written[:, 0] = generator.integers(config.vocab_size, size=count)
+    draws = generator.random((count, config.seq_len))
+    for start in range(0, count, WRITING):
+        some, drawn = written[start : start + WRITING], draws[start : start + WRITING]
+        for at in range(1, config.seq_len):
+            z = following(some[:, :at]).astype(np.float64) / config.calib_temperature
+            mass = np.exp(z - z.max(axis=1, keepdims=True)).cumsum(axis=1)
+            some[:, at] = (mass < drawn[:, at, None] * mass[:, -1:]).sum(axis=1)
+    return written
 
 
 class InputSum:

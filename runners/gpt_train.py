@@ -6,8 +6,9 @@
 
 On a CPU the same (config, seed, threads) gives the same bits, whatever ran before, and a run that went through a
 checkpoint gives the bits of one that did not. On CUDA matrix products are in bfloat16 and the objective is compiled
-once an architecture, before the clock starts. It must never report a figure for a run that did not finish: a stopped
-or diverged one has no validation result.
+once an architecture, before the clock starts. One of several ranks (gpt_ranks.py) takes its share of each batch; with
+passes of one size that gives the figures of one device, to rounding. It must never report a figure for a run that did
+not finish: a stopped or diverged one has no validation result.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ from runners.corpus import Corpus
 from runners.gpt import Params, Rope, init_params, rotary
 from runners.gpt_after import quantized, score
 from runners.gpt_config import LATE, WHERE, GptConfig
+from runners.gpt_cpu import keep_memory
 from runners.gpt_data import BIGRAM_TOKENS, CorpusSource, Source, bigram_nats, needs_reference, noise, stream
+from runners.gpt_device import attention_kernel, find_device, peak_memory, precision
 from runners.gpt_loss import Noise, Step, objective
 from runners.gpt_optim import Average, Optimizer, muon_adam
-from runners.gpt_result import GptResult, OnWeights, Status, code_bytes, drift, process_peak
+from runners.gpt_ranks import ALONE, Ranks
+from runners.gpt_result import GptResult, OnWeights, Status, code_bytes, drift
 from runners.gpt_schedule import Rates, averaged, qat_active, rates
 from runners.gpt_stages import PRE_QUANT, Scored, quantization
 
@@ -56,6 +60,7 @@ NOT_COMPILED = frozenset(
         ),
         *("matrix_lr", "embed_lr", "scalar_lr", "momentum", "momentum_start", "momentum_warmup", "qat_from"),
         *("ema", "swa", "swa_every", "curriculum", "curriculum_buffer", "embed_init", "qk_gain", "mtp_warmup"),
+        *("init", "bigram_zero", "smear_init"),
     )
 )
 
@@ -97,13 +102,16 @@ class State:
 class Trainer:
     """Trains arms on one text in this process; the text is read, the device chosen and each objective compiled once.
 
-    `device` and `threads`, where given, overrule the config's: who runs the machine decides.
+    `device` and `threads`, where given, overrule the config's: who runs the machine decides. `ranks` are the
+    processes that train with this one, all of them the same runs in the same order; rank 0 tells what came out.
     """
 
-    def __init__(self, source: Source | Corpus, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, source: Source | Corpus, device: str = "auto", threads: int | None = None, ranks: Ranks = ALONE
+    ) -> None:
         self.source: Source = CorpusSource(source) if isinstance(source, Corpus) else source
         self.corpus = source
-        self.device, self.threads = device, threads
+        self.device, self.threads, self.ranks = device, threads, ranks
         self._reference: np.ndarray | None = None
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._warm: set[Any] = set()
@@ -171,9 +179,13 @@ class Trainer:
     def set_up(self, config: GptConfig) -> Iterator[torch.device]:
         """The device of a run, with its threads; ValueError where config, text and device do not fit."""
         device = find_device(self.device if self.device != "auto" else config.device)
+        if max(1, config.devices) != self.ranks.size:
+            raise ValueError(f"devices = {config.devices} takes as many processes (gpt_group.py); this is one alone")
         self.source.check(config)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or config.threads)
+        if device.type == "cpu":
+            keep_memory()
         try:
             yield device
         finally:
@@ -181,7 +193,7 @@ class Trainer:
 
     def evaluate(self, params: Params, config: GptConfig) -> tuple[float, float]:
         """(nats a token, bits a byte) of the held-out text, as the config says."""
-        found = score(params, config, self.source, precision(config, params["embed"].device))
+        found = score(params, config, self.source, precision(config, params["embed"].device), self.ranks)
         return found.loss, found.bpb
 
     # --- shared between runs
@@ -222,7 +234,9 @@ class Run:
         self.compile = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
         self.rope: Rope = rotary(config, device)
         reference = trainer.reference(config)
-        self.batches = [stream(trainer.source, config, seed, reference) for seed in seeds]
+        self.ranks = trainer.ranks
+        self.part = self.ranks.part(config.windows)
+        self.batches = [stream(trainer.source, config, seed, reference, self.part) for seed in seeds]
         self.reference = None
         if reference is not None and config.rho1_keep < 1 and config.rho1_reference == "bigram":
             self.reference = torch.from_numpy(reference).to(device)
@@ -235,6 +249,8 @@ class Run:
             self.warm_up()
         state = self.begin(start)
         reason = self.advance(state, keep)
+        if not state.ends:
+            self.ranks.check(state.params)
         done = self.finish(state, reason)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
         return [
@@ -246,7 +262,8 @@ class Run:
         began, cpu_began = time.perf_counter(), time.process_time()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        params = {name: torch.from_numpy(array.copy()).to(self.device) for name, array in weights.items()}
+        order = init_params(self.config, self.seeds[0])  # sums over parameters have the bits of a whole run
+        params = {name: torch.from_numpy(weights[name].copy()).to(self.device) for name in order}
         state = State(params, Optimizer(params, self.config), Average(self.config), None, step)
         (done,) = self.finish(state, None)
         return self.result(state, 0, *done, time.perf_counter() - began, time.process_time() - cpu_began)
@@ -292,7 +309,7 @@ class Run:
         if key in self.trainer._warm:
             return
         params = self.fresh()
-        zeros = np.zeros((self.config.windows, self.config.seq_len + 1), dtype=np.int64)
+        zeros = np.zeros((self.config.share_windows, self.config.seq_len + 1), dtype=np.int64)
         state = State(params, self.optimizer(params), Average(self.config), None)
         if self.config.probe == "adaptive":
             state.position = torch.ones(self.config.seq_len, device=self.device)
@@ -328,7 +345,8 @@ class Run:
             if state.step in keep:
                 fetch()
                 keep[state.step](state.snapshot())
-            if (reason := self.should_stop() or None) or self.out_of_time(state):
+            reason, state.seconds = self.ranks.agreed(self.should_stop() or None, state.seconds)
+            if reason or self.out_of_time(state):
                 break
             if not waiting:
                 since = time.perf_counter()
@@ -344,6 +362,7 @@ class Run:
         else:
             reason = None
         fetch()
+        reason, state.seconds = self.ranks.agreed(reason, state.seconds)
         over = state.step == config.steps or self.out_of_time(state)
         if config.steps in keep and over and not state.ends:
             keep[config.steps](state.snapshot())
@@ -367,9 +386,9 @@ class Run:
         batch = torch.from_numpy(np.stack(batches) if self.many else batches[0]).to(self.device)
         drawn = [noise(config, seed, state.step) for seed in self.seeds]
         draws = {
-            name: torch.from_numpy(np.stack([each[name] for each in drawn]) if self.many else drawn[0][name]).to(
-                self.device
-            )
+            name: torch.from_numpy(
+                np.stack([each[name] for each in drawn]) if self.many else drawn[0][name][self.part]
+            ).to(self.device)
             for name in drawn[0]
         }
         found = self.gradient(state, batch, now, draws, qat)
@@ -382,9 +401,9 @@ class Run:
         return found
 
     def gradient(self, state: State, batch: Tensor, now: Rates, draws: dict[str, Tensor], qat: bool) -> Step:
-        """Loss and gradient of the whole batch, a micro-batch at a time."""
+        """Loss and gradient of the whole batch: a micro-batch at a time, then of all ranks."""
         axis = int(self.many)
-        size = (self.config.micro_tokens or self.config.batch_tokens) // self.config.seq_len
+        size = self.config.pass_windows
         total: Step | None = None
         parts = batch.split(size, dim=axis)
         for i, part in enumerate(parts):
@@ -398,11 +417,14 @@ class Run:
                 position = None if total.position is None else total.position + found.position
                 total = Step(total.loss + found.loss, total.objective + found.objective, total.grads, position)
         assert total is not None
-        if len(parts) == 1:
+        n = len(parts) * self.ranks.size
+        if n == 1:
             return total
+        more = [] if total.position is None else [total.position]
+        loss, target, *grads = self.ranks.summed([total.loss, total.objective, *total.grads.values(), *more])
+        total = Step(loss, target, dict(zip(total.grads, grads, strict=False)), grads[-1] if more else None)
         for g in total.grads.values():
-            g.div_(len(parts))
-        n = len(parts)
+            g.div_(n)
         position = None if total.position is None else total.position / n
         return Step(total.loss / n, total.objective / n, total.grads, position)
 
@@ -473,7 +495,7 @@ class Run:
                 self.scored(state, index, self.weights(state.average.weights(state.params), index), suffix)
 
     def scored(self, state: State, index: int, params: Params, suffix: str = "") -> Scored | None:
-        found = score(params, self.config, self.trainer.source, self.dtype)
+        found = score(params, self.config, self.trainer.source, self.dtype, self.ranks)
         if not (math.isfinite(found.loss) and math.isfinite(found.bpb)):
             state.ends[index] = ("diverged", f"validation loss {found.loss} after step {state.step}", state.step)
             return None
@@ -500,11 +522,12 @@ class Run:
             if before is None:
                 done.append((None, None, None))
                 continue
-            made = quantized(params, self.config, self.trainer.source)
-            size = made.total(code_bytes("torch"))
-            after = self.scored(state, index, made.params)
+            first = self.ranks.rank == 0
+            made = quantized(params, self.config, self.trainer.source, self.dtype) if first else None
+            size, model = (made.total(code_bytes("torch")), made.model) if made else (0, b"")
+            after = self.scored(state, index, self.ranks.first(made.params if made else None, params))
             if after is not None:
-                self.on_log(index, state.step, quantization(before, after, size))
+                self.on_log(index, state.step, quantization(before, after, size, model))
             done.append((after, before.bpb, size))
         return done
 
@@ -545,40 +568,3 @@ class Run:
             artifact_bytes=size,
             device=self.device.type,
         )
-
-
-# --- The machine -------------------------------------------------------------------------------------------
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name; auto: the first that is here. Raises ValueError."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [kind for kind in there if there[kind]]
-    if name not in ("auto", *usable):
-        raise ValueError(f"device must be auto or one that is here ({', '.join(usable)}), found {name!r}")
-    return torch.device(usable[0] if name == "auto" else name)
-
-
-def precision(config: GptConfig, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in; parameters and optimiser stay float32."""
-    if config.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-
-
-@contextmanager
-def attention_kernel(name: str) -> Iterator[None]:
-    """Which of torch's attention kernels may be taken; auto: torch's own choice."""
-    if name == "auto":
-        yield
-        return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    kernels = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
-    with sdpa_kernel(kernels[name]):
-        yield
-
-
-def peak_memory(device: torch.device) -> int:
-    """CUDA: allocated by this run; else: the process's peak so far."""
-    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else process_peak()

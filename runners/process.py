@@ -114,7 +114,7 @@ def run_command(
     """
     program = check_command(argv, env, cwd)
     kept = (Kept(stdout_to, keep_bytes), Kept(stderr_to, keep_bytes))
-    oom_before = _oom_kills()
+    oom_before = oom_kills()
     signals: list[int] = []
     redacted = 0
     with _signals_into(signals):
@@ -260,7 +260,7 @@ class _Run:
         if code == 0:
             return "ok", ""
         last = self._last_words
-        oom_now = _oom_kills()
+        oom_now = oom_kills()
         rose = oom_before is not None and oom_now is not None and oom_now > oom_before
         if name == "SIGKILL" or code == 128 + signal.SIGKILL:
             how = "killed by SIGKILL" if name else f"exit code {code}: a process inside was killed by SIGKILL"
@@ -445,7 +445,7 @@ _OOM = re.compile(
 )
 
 
-def _oom_kills() -> int | None:
+def oom_kills() -> int | None:
     """The kernel's count of out-of-memory kills in the control group that we and our children are in (Linux)."""
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():

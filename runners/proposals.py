@@ -20,6 +20,9 @@ from runners.plan import parse
 TRAINER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "xsa": ({"xsa_last": 1}, {}),
     "value-residual": ({"value_residual": True}, {}),
+    "value-embedding": ({"value_embed_last": 1}, {}),
+    "ln-scale": ({"layer_scale": True}, {}),
+    "ortho-init": ({"init": "orthogonal"}, {}),
     "parallel-residuals": ({"parallel_last": 1}, {}),
     "depth-recurrence": ({"loop_count": 1, "loops": 2}, {}),
     "bigram-hash": ({"bigram_buckets": 2048}, {}),
@@ -56,6 +59,7 @@ TRAINER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "int8": ({"quantize": "int8"}, {}),
     "int6": ({"quantize": "int6"}, {}),
     "gptq": ({"quantize": "gptq"}, {"quantize": "int6"}),
+    "gptq-ar-calibration": ({"quantize": "gptq", "calib_text": "own"}, {"quantize": "gptq"}),
     "sliding-window-eval": ({"eval": "sliding"}, {}),
     "ttt": ({"eval": "ttt"}, {}),
 }

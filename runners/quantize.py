@@ -23,8 +23,8 @@ import json
 import lzma
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,6 +49,8 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True):
     group: int = 0  # weights of a row that share a step; 0: the whole row
     clip: Literal["baseline", "none", "best"] = "best"
     method: Literal["round", "awq", "gptq"] = "round"
+    floor: float = 0.0  # the largest code stands for at least this weight; the baseline's clip has its own
+    pack: Literal["bits", "bytes"] = "bits"  # how codes come before the compressor
     codec: Literal["zlib", "lzma"] = "lzma"
     embed_bits: int = 8
 
@@ -87,6 +89,11 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
         steps = _spread(self.scales, self.codes.shape[1], group).astype(np.float32)
         found = self.codes.astype(np.float32) * steps
         return found if self.channels is None else found / self.channels.astype(np.float32)
+
+    def ones(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """(where a code is 1 or -1, the squared weight that each of them stands for)"""
+        at = np.abs(self.codes) == 1
+        return at, np.square(self.weight(group)[at], dtype=np.float64)
 
 
 # --- One matrix --------------------------------------------------------------------------------------------
@@ -132,14 +139,14 @@ def _spread(scales: np.ndarray, columns: int, group: int) -> np.ndarray:
     return wide
 
 
-def _step(weight: np.ndarray, percentile: float, most: int) -> np.ndarray:
-    """float16 [rows]: the step with which the largest code stands for this percentile of |weight|.
+def _step(weight: np.ndarray, percentile: float, scheme: Scheme) -> np.ndarray:
+    """float16 [rows]: the step with which the largest code stands for this percentile of |weight|, or for the floor.
 
     The step is rounded to what is stored before any code is chosen, so no code is chosen for another step.
     """
-    clip = np.quantile(np.abs(weight), percentile, axis=1)
+    clip = np.maximum(np.quantile(np.abs(weight), percentile, axis=1), scheme.floor)
     with np.errstate(over="ignore"):
-        step = (clip / most).astype(np.float16)
+        step = (clip / scheme.most).astype(np.float16)
     if np.isinf(step).any():
         raise ValueError(f"a weight of {np.abs(weight).max():g} is too large for a scale in float16")
     usable: np.ndarray = np.maximum(step, _TINY)
@@ -160,7 +167,7 @@ def _round(weight: np.ndarray, scheme: Scheme) -> Quantized:
         chosen = np.empty(w.shape, dtype=np.int16)
         scale = np.empty(len(w), dtype=np.float16)
         for percentile in PERCENTILES if scheme.clip == "best" else (1.0,):
-            step = _step(w, percentile, scheme.most)
+            step = _step(w, percentile, scheme)
             tried = _codes(w, step[:, None], scheme.most)
             error = np.square(w - tried * step.astype(np.float32)[:, None], dtype=np.float64).sum(axis=1)
             better = error < best
@@ -189,7 +196,7 @@ def _gptq(weight: np.ndarray, scheme: Scheme, inputs: Inputs, damping: float, bl
     plain = _round(weight, scheme)
     options = [plain.scales]
     for percentile in PERCENTILES:
-        parts = [_step(weight[:, part], percentile, scheme.most) for part in _slices(weight.shape[1], scheme.group)]
+        parts = [_step(weight[:, part], percentile, scheme) for part in _slices(weight.shape[1], scheme.group)]
         options.append(np.stack(parts, axis=1))
     # Rows do not know of each other: all options are solved as one taller matrix.
     scales = np.concatenate(options)
@@ -215,24 +222,24 @@ def compress(
     *,
     damping: float = 0.01,
     block: int = 128,
+    room: int | None = None,
 ) -> bytes:
     """The model as one compressed string of bytes.
 
     matrices: names of parameters [..., rows, columns] that are quantized, each slice by itself; embeddings: those
     that nothing is multiplied into alone, at the scheme's `embed_bits` per row; all others stay float32.
     inputs: for calibrated schemes, one `Inputs` a slice of every matrix.
+    room: bytes that it may take; where it takes more, codes of one in matrices become zero (`_pruned`).
     Raises ValueError, naming the parameter.
     """
     quantized, tables = {*matrices}, {*embeddings}
     if missing := sorted((quantized | tables) - {*params}):
         raise ValueError(f"no parameter {missing[0]!r} to quantize")
     rows = msgspec.structs.replace(scheme, bits=scheme.embed_bits, group=0, method="round")
-    entries: list[dict[str, Any]] = []
-    buffers: list[bytes] = []
+    parts: list[_Part] = []
     for name, value in sorted(params.items()):
         if name not in quantized | tables:
-            entries.append({"name": name, "shape": list(value.shape), "bits": 0})
-            buffers.append(np.ascontiguousarray(value, dtype="<f4").tobytes())
+            parts.append(_Part(name, value, None, ()))
             continue
         if value.ndim < 2:
             raise ValueError(f"parameter {name!r} is no matrix: its shape is {value.shape}")
@@ -250,16 +257,85 @@ def compress(
                 found.append(quantize(weight, how, given, damping=damping, block=block))
             except ValueError as error:
                 raise ValueError(f"parameter {name!r}: {error}") from None
-        entries.append({"name": name, "shape": list(value.shape), "bits": how.bits, "group": how.group})
-        entries[-1]["channels"] = [each.channels is not None for each in found]
+        parts.append(_Part(name, value, how, tuple(found)))
+    data = _written(parts, scheme)
+    return data if room is None or len(data) <= room else _pruned(parts, scheme, quantized, room)
+
+
+class _Part(NamedTuple):
+    """One parameter on its way into the bytes: a slice of it each as whole numbers, or as it is."""
+
+    name: str
+    value: np.ndarray
+    how: Scheme | None
+    found: tuple[Quantized, ...]
+
+
+def _written(parts: Iterable[_Part], scheme: Scheme, pruned: int = 0) -> bytes:
+    entries: list[dict[str, Any]] = []
+    buffers: list[bytes] = []
+    for name, value, how, found in parts:
+        entry: dict[str, Any] = {"name": name, "shape": list(value.shape), "bits": how.bits if how else 0}
+        entries.append(entry)
+        if how is None:
+            buffers.append(np.ascontiguousarray(value, dtype="<f4").tobytes())
+            continue
+        entry |= {"group": how.group, "channels": [each.channels is not None for each in found]}
+        width = how.bits
+        if how.pack == "bytes" and width < 8:
+            width = entry["width"] = 8
         for each in found:
-            buffers.append(bits.pack(each.codes + how.most, how.bits))
+            buffers.append(bits.pack(each.codes + how.most, width))
             buffers.append(each.scales.astype("<f2").tobytes())
             if each.channels is not None:
                 buffers.append(each.channels.astype("<f2").tobytes())
-    head = json.dumps({"format": FORMAT, "tensors": entries}, separators=(",", ":")).encode()
+    told = {"format": FORMAT, "tensors": entries} | ({"pruned": pruned} if pruned else {})
+    head = json.dumps(told, separators=(",", ":")).encode()
     raw = len(head).to_bytes(8, "little") + head + b"".join(buffers)
     return zlib.compress(raw, 9) if scheme.codec == "zlib" else lzma.compress(raw, preset=9)
+
+
+def _pruned(parts: Sequence[_Part], scheme: Scheme, matrices: Container[str], room: int) -> bytes:
+    """The model in at most `room` bytes, as few as possible of its matrices' codes of 1 and -1 made zero, those of
+    the smallest weights first; with all of them zero where that is still too much.
+
+    Found by halving, to a 512th of them: compressing is what takes time.
+    """
+    ones = [each.ones(part.how.group) for part in parts if part.how and part.name in matrices for each in part.found]
+    sizes = np.concatenate([size for _, size in ones]) if ones else np.zeros(0)
+    rank = np.empty(len(sizes), dtype=np.int64)
+    rank[np.argsort(sizes, kind="stable")] = np.arange(len(sizes))
+    ranks = np.split(rank, np.cumsum([len(size) for _, size in ones])[:-1]) if ones else []
+
+    def without(count: int) -> bytes:
+        left = iter(zip(ones, ranks, strict=True))
+        made = []
+        for part in parts:
+            if part.how and part.name in matrices:
+                found = []
+                for each, ((at, _), order) in zip(part.found, left, strict=False):
+                    codes = each.codes.copy()
+                    codes[at] = np.where(order < count, 0, codes[at])
+                    found.append(msgspec.structs.replace(each, codes=codes))
+                part = part._replace(found=tuple(found))
+            made.append(part)
+        return _written(made, scheme, count)
+
+    low, high = 0, len(sizes)  # too large without `low` of them; `best` is without `high`
+    best = without(high)
+    while len(best) <= room and high - low > max(1, len(sizes) // 512):
+        middle = (low + high) // 2
+        if len(data := without(middle)) <= room:
+            high, best = middle, data
+        else:
+            low = middle
+    return best
+
+
+def pruned(data: bytes) -> int:
+    """How many codes of what `compress` made were zeroed to save bytes."""
+    reader = _Reader(_decompressed(data))
+    return int(json.loads(reader.take(int.from_bytes(reader.take(8), "little"))).get("pruned", 0))
 
 
 def restore(data: bytes) -> dict[str, np.ndarray]:
@@ -284,12 +360,13 @@ def _tensor(reader: _Reader, entry: dict[str, Any]) -> np.ndarray:
         return np.frombuffer(reader.take(4 * count), "<f4").reshape(shape).astype(np.float32)
     rows, columns = shape[-2:]
     width, group = int(entry["bits"]), int(entry["group"])
+    stored = int(entry.get("width", width))
     groups = sum(1 for _ in _slices(columns, group))
     most = (1 << (width - 1)) - 1
     out = np.empty((count // (rows * columns) if count else 0, rows, columns), dtype=np.float32)
     for index, scaled in enumerate(entry["channels"]):
-        raw = reader.take(bits.packed_size(rows * columns, width))
-        codes = bits.unpack(raw, width, rows * columns).astype(np.int16).reshape(rows, columns) - np.int16(most)
+        raw = reader.take(bits.packed_size(rows * columns, stored))
+        codes = bits.unpack(raw, stored, rows * columns).astype(np.int16).reshape(rows, columns) - np.int16(most)
         scales = np.frombuffer(reader.take(2 * rows * groups), "<f2").reshape(rows, groups)
         channels = np.frombuffer(reader.take(2 * columns), "<f2") if scaled else None
         out[index] = Quantized(codes=codes, scales=scales, channels=channels).weight(group)

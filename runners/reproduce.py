@@ -1,15 +1,15 @@
 """Train a recorded run again from what the log holds of it, and compare every loss and every final figure.
 
 On a CPU the same code, data, torch and kind of machine must give the same bits. Where one of them differs, or the run
-was made on a GPU, by the clock, or in one batch with other seeds, the figures must agree within a stated tolerance,
-and what differs is said. Nothing is changed in the log; a figure that was not recorded is not compared.
+was made on a GPU, on several devices, by the clock, or in one batch with other seeds, the figures must agree within a
+stated tolerance, and what differs is said. A run on more GPUs than are here takes those that are. Nothing is changed
+in the log; a figure that was not recorded is not compared.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -20,9 +20,10 @@ from ledger.errors import UsageError
 from runners import capture
 from runners.gpt_config import GptConfig
 from runners.gpt_result import GptResult
-from runners.trainer import BACKENDS, code_digest, open_text
+from runners.trainer import BACKENDS, close_trainer, code_digest, hardware_class, here, open_text, open_trainer
 
 TOLERANCE = 1e-3  # relative, where bits cannot be expected to agree
+APART = ("quant_gap", "artifact_bytes", "pruned_codes")
 COST = ("step_ms", "step_drift", "tokens_per_s", "temperature_c", "clock_mhz")  # of a machine, not of a model
 
 
@@ -75,8 +76,9 @@ class Reproduced(NamedTuple):
         """Whether the run came out again, by what may be expected."""
         if self.expected == "bits" or self.status != self.status_then:
             return self.exact
-        # A gap is the small difference of two figures that are compared already; bytes hold the code's as well.
-        figures = (figure for figure in self.figures if not figure.name.startswith(("quant_gap", "artifact_bytes")))
+        # A gap is the small difference of two figures that are compared already; bytes hold the code's as well, and
+        # decide how many codes are pruned.
+        figures = (figure for figure in self.figures if not figure.name.startswith(APART))
         compared = (*figures, *((self.worst,) if self.worst else ()))
         return all(figure.deviation <= self.tolerance for figure in compared)
 
@@ -98,6 +100,7 @@ def reproduce(
             f"{start.git_commit or '(unknown)'}"
         ) from None
     backend = next(name for name, known in BACKENDS.items() if known.runner == start.runner)
+    config = here(config, backend, f"run {run[:8]} cannot be trained here: ", fewer=True)
     text = open_text(config.data, config.shards)
     digests = dict(text.digests)
     if (then := {digest.name: digest.sha256 for digest in start.data}) != digests:
@@ -106,7 +109,7 @@ def reproduce(
             f"run {run[:8]} was trained on other data: {name} was {then.get(name, 'not there')[:12]}, here it is "
             f"{digests.get(name, 'not there')[:12]}; set `data` to the shards that it read"
         )
-    differs = _surroundings(log, start, backend)
+    differs = _surroundings(log, start, backend, config)
     now: dict[int, float] = {}
     finals: dict[str, float] = {}
 
@@ -117,12 +120,14 @@ def reproduce(
                 now[step] = value
                 tell(step, config.steps, value)
 
-    trainer = import_module(BACKENDS[backend].module).Trainer(text, config.device)
+    trainer = open_trainer(backend, text, config)
     try:
         assert start.seed is not None
         result: GptResult = trainer.train(config, start.seed, on_log=on_log)
     except (ValueError, RuntimeError, MemoryError) as error:
         raise UsageError(f"run {run[:8]} cannot be trained here: {error}") from None
+    finally:
+        close_trainer(trainer)
     both = sorted(losses.keys() & now.keys())
     compared = [_compare("train_loss", step, losses[step], now[step]) for step in both]
     recorded = {final.name: final.value for final in end.finals if isinstance(final.value, (int, float))}
@@ -178,10 +183,10 @@ def _recorded(log: Log, run: str) -> tuple[events.RunStarted, events.RunFinished
     return start, end, losses
 
 
-def _surroundings(log: Log, start: events.RunStarted, backend: str) -> list[Differs]:
+def _surroundings(log: Log, start: events.RunStarted, backend: str, config: GptConfig) -> list[Differs]:
     """What around the run is not as it was."""
-    here = capture.capture_environment(())
-    packages = {package.name: package.version for package in here.packages}
+    now = capture.capture_environment(())
+    packages = {package.name: package.version for package in now.packages}
     then = packages
     if start.environment is not None:
         told = msgspec.json.decode(log.blobs.get(start.environment))
@@ -191,9 +196,9 @@ def _surroundings(log: Log, start: events.RunStarted, backend: str) -> list[Diff
         if then.get(name) != packages.get(name):
             old, new = (f"{name} {known.get(name, 'missing')}" for known in (then, packages))
             found.append(Differs("library", old, new))
-    if start.python != here.python:
-        found.append(Differs("python", start.python, here.python))
-    hardware = here.hardware.hardware_class + BACKENDS[backend].label
+    if start.python != now.python:
+        found.append(Differs("python", start.python, now.python))
+    hardware = hardware_class(now.hardware.hardware_class, backend, config)
     if start.hardware_class != hardware:
         found.append(Differs("hardware", start.hardware_class, hardware))
     code = code_digest(backend)
@@ -211,6 +216,9 @@ def _no_bits(config: GptConfig, start: events.RunStarted, differs: list[Differs]
         why.append(f"{device} sums in no fixed order")
     if config.wallclock:
         why.append(f"its schedules followed the clock (wallclock {config.wallclock:g} s)")
+    then = next((int(item.value) for item in start.config if item.name == "devices"), 1)
+    if then > 1:
+        why.append(f"{then} devices summed their gradients")
     if config.stack_seeds:
         why.append("it may have been trained in one batch with other seeds")
     return tuple(why)

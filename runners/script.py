@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from ledger.errors import UsageError
 from ledger.secrets import redact
 from runners import capture, logfile
-from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners.cells import INTERRUPTED, Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.plan import Plan, PlanArm
 from runners.process import CommandError, check_command, run_command
 from runners.readout import EXTRACTOR, Readout
@@ -33,8 +33,10 @@ class ScriptRunner:
     name = "script/1"
     source = "stdout"
 
-    def __init__(self, plan: Plan, ledger_home: str) -> None:
+    def __init__(self, plan: Plan, ledger_home: str, gpus: Sequence[str] = ()) -> None:
+        """`gpus`: what runs that go at once are spread over."""
         assert plan.script is not None
+        self.gpus = gpus
         self.script = plan.script
         self.metric = plan.metric
         self.timeout = plan.timeout
@@ -100,6 +102,7 @@ class ScriptRunner:
                 stderr_to=paths["stderr"],
                 keep_bytes=KEEP_BYTES,
                 on_line=on_line,
+                should_stop=lambda: INTERRUPTED if should_stop() == INTERRUPTED else None,  # its clock is its own
             )
             left_out = {"stdout": ended.stdout_left_out, "stderr": ended.stderr_left_out}
             kept = tuple(_keep(name, path, left_out[name]) for name, path in paths.items())
@@ -141,6 +144,7 @@ class ScriptRunner:
         return {
             **os.environ,
             "PYTHONUNBUFFERED": "1",  # or the live line lags by a buffer
+            **({"CUDA_VISIBLE_DEVICES": self.gpus[cell.slot % len(self.gpus)]} if self.gpus else {}),
             **self.environment(cell.arm, cell.seed),
             "LEDGER_HOME": self.home,
             "LEDGER_RUN_ID": cell.run,

@@ -79,10 +79,13 @@ def windows_of_an_epoch(lengths: Sequence[int], seq_len: int, rng: np.random.Gen
         yield np.stack([np.full(count, shard), starts], axis=1)
 
 
-def batches(shards: Sequence[np.ndarray], seq_len: int, size: int, seed: int) -> Iterator[np.ndarray]:
+def batches(
+    shards: Sequence[np.ndarray], seq_len: int, size: int, seed: int, part: slice = slice(None)
+) -> Iterator[np.ndarray]:
     """int64 [size, seq_len + 1] for ever: every epoch all windows in a new order, at most a batch of them left out.
+    With `part` only these windows of each batch are read.
 
-    It depends on the shards' lengths, the batch's shape and the seed, and on nothing else.
+    The order depends on the shards' lengths, the batch's shape and the seed, and on nothing else.
     Raises ValueError where an epoch holds less than one batch.
     """
     lengths = [len(shard) for shard in shards]
@@ -100,5 +103,6 @@ def batches(shards: Sequence[np.ndarray], seq_len: int, size: int, seed: int) ->
             waiting = np.concatenate([waiting, found])
             whole = len(waiting) // size * size
             for at in range(0, whole, size):
-                yield np.stack([shards[s][start + span] for s, start in waiting[at : at + size]]).astype(np.int64)
+                some = waiting[at : at + size][part]
+                yield np.stack([shards[s][start + span] for s, start in some]).astype(np.int64)
             waiting = waiting[whole:]

@@ -3,7 +3,8 @@
 A seed and an arm are all that differs between two cells; the data, the tokenizer and the compiled
 shapes are shared. There are two backends, torch and MLX. A plan trains on one of them, and runs of two are
 never compared: the runner's name, the code and the hardware class all tell which it was. A backend is
-imported when a plan asks for it, not before.
+imported when a plan asks for it, not before. On several devices each run takes all of them, in processes of their
+own (gpt_group.py), and runs that go at once have one each; this one stays what it is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ from ledger import events
 from ledger.chain import Log
 from ledger.errors import UsageError
 from runners import capture, fork, gpt_checkpoint
-from runners.cells import Cell, Kept, OnCellPoint, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners.cells import (
+    INTERRUPTED,
+    Cell,
+    Kept,
+    OnCellPoint,
+    OnPoint,
+    Outcome,
+    ShouldStop,
+    Surroundings,
+    surroundings,
+)
 from runners.gpt_config import SHOWN, GptConfig, backend_of
 from runners.gpt_data import CorpusSource
 from runners.gpt_result import GptResult, code_files
@@ -57,7 +68,7 @@ class GptRunner:
 
     source = "trainer"
 
-    def __init__(self, plan: Plan, log: Log) -> None:
+    def __init__(self, plan: Plan, log: Log, gpus: Sequence[str] = (), jobs: int = 1) -> None:
         """Check every arm's settings before anything runs. Raises UsageError, also without torch."""
         assert plan.trainer is not None
         self.settings = plan.trainer
@@ -71,15 +82,20 @@ class GptRunner:
         _comparable(plan.metric, self.configs)
         self.data = _one_text(self.configs)
         self.backend = _one_backend(self.configs)
+        self.configs = _one_place(self.configs, self.backend)
         self.name = BACKENDS[self.backend].runner
         if plan.pair_tier == "fork":
             fork.check(self.configs)
         self._log = log if plan.pair_tier == "fork" else None
         self._forks: fork.Forks | None = None
-        self._trainer: Any = None
+        self.jobs, self.gpus = jobs, gpus
+        if jobs > 1 and self.backend != "torch":
+            raise UsageError(f"--jobs {jobs} is for backend 'torch': {self.backend} trains one run at a time")
+        self._trainers: dict[int, Any] = {}  # by slot
         self._corpus: Corpus | None = None
 
     def surroundings(self) -> Surroundings:
+        self.configs = {arm: here(config, self.backend, f"arm {arm!r}: ") for arm, config in self.configs.items()}
         self._corpus = open_text(*self.data)
         for arm, config in self.configs.items():
             try:
@@ -94,8 +110,8 @@ class GptRunner:
             for name, digest in sorted(self._corpus.digests.items())
         )
         around = surroundings(environment, git, code_digest(self.backend), data)
-        label = BACKENDS[self.backend].label
-        around = msgspec.structs.replace(around, hardware_class=around.hardware_class + label)
+        hardware = hardware_class(around.hardware_class, self.backend, next(iter(self.configs.values())))
+        around = msgspec.structs.replace(around, hardware_class=hardware)
         self._forks = None if self._log is None else fork.Forks(self._log, around, self.configs)
         return around
 
@@ -120,6 +136,11 @@ class GptRunner:
     def fork_of(self, arm: PlanArm, seed: int) -> str | None:
         held = self._held(arm, seed)
         return held.run if held else None
+
+    def close(self) -> None:
+        """End the processes that trained, where there are some."""
+        while self._trainers:
+            close_trainer(self._trainers.popitem()[1])
 
     def _held(self, arm: PlanArm, seed: int) -> fork.Checkpoint | None:
         return self._forks.find(self.configs[arm.name], self.config(arm), seed) if self._forks else None
@@ -146,7 +167,7 @@ class GptRunner:
     def _run(self, cells: Sequence[Cell], on_point: OnCellPoint, should_stop: ShouldStop) -> list[Outcome]:
         arm = cells[0].arm
         config = self.configs[arm.name]
-        trainer = self._ready(config)
+        trainer = self._ready(config, cells[0].slot)
         finals: list[dict[str, tuple[float, int | None]]] = [{} for _ in cells]
         began = time.perf_counter()
 
@@ -157,6 +178,12 @@ class GptRunner:
 
         kept: list[Kept] = []
         cell, held = cells[0], self._held(arm, cells[0].seed)
+
+        def ask() -> str | None:
+            reason = should_stop()
+            if reason == INTERRUPTED:
+                raise KeyboardInterrupt
+            return reason
 
         def whole(step: int, snapshot: Mapping[str, Any]) -> None:
             assert self._forks is not None
@@ -183,31 +210,34 @@ class GptRunner:
                     config,
                     [each.seed for each in cells],
                     on_log=on_log,
-                    should_stop=should_stop,
+                    should_stop=ask,
                     start=held.arrays if held else None,
                     keep={step: partial(whole, step) for step in turns},
                     on_weights=on_weights,
                 )
-        except (KeyboardInterrupt, MemoryError, RuntimeError, ValueError) as error:
+        except (KeyboardInterrupt, MemoryError, RuntimeError, TimeoutError, ValueError) as error:
             took = (time.perf_counter() - began) / len(cells)
             if isinstance(error, MemoryError) or "out of memory" in str(error):
                 raise OutOfMemory(f"{type(error).__name__}: {error}", took, tuple(kept)) from None
-            known = isinstance(error, KeyboardInterrupt)
-            reason = "interrupted" if known else f"{type(error).__name__}: {error}"
-            how: events.Status = "interrupted" if known else "crash"
+            how: events.Status = "timeout" if isinstance(error, TimeoutError) else "crash"
+            reason = str(error) if how == "timeout" else f"{type(error).__name__}: {error}"
+            if isinstance(error, KeyboardInterrupt):
+                how, reason = "interrupted", "interrupted"
             return [
                 Outcome(status=how, reason=reason, finals=each, wall_s=took, kept=tuple(left))
                 for each, left in zip(finals, mine, strict=True)
             ]
         return [_outcome(*each) for each in zip(results, finals, mine, strict=True)]
 
-    def _ready(self, config: GptConfig) -> Any:
-        if self._trainer is None:
+    def _ready(self, config: GptConfig, slot: int) -> Any:
+        if slot not in self._trainers:
             if self._corpus is None:
                 self._corpus = open_text(*self.data)
-            module = import_module(BACKENDS[self.backend].module)
-            self._trainer = module.Trainer(self._corpus, config.device)
-        return self._trainer
+            apart = self.jobs > 1
+            first = slot * config.devices % len(self.gpus) if self.gpus else 0
+            gpus = self.gpus[first : first + config.devices]
+            self._trainers[slot] = open_trainer(self.backend, self._corpus, config, gpus, apart)
+        return self._trainers[slot]
 
 
 class OutOfMemory(Exception):
@@ -258,6 +288,41 @@ def heat() -> dict[str, float]:
         if values:
             found[name] = max(values)
     return found
+
+
+def open_trainer(
+    backend: str, corpus: Corpus, config: GptConfig, gpus: Sequence[str] = (), apart: bool = False
+) -> Any:
+    """What trains such configs: the backend's trainer in this process, or a group of processes, one a device; also
+    a single one where it is to be `apart`, or to see only some `gpus`."""
+    if config.devices > 1 or apart or gpus:
+        from runners.gpt_group import GroupTrainer
+
+        return GroupTrainer(corpus, config.device, config.devices, gpus=gpus)
+    return import_module(BACKENDS[backend].module).Trainer(corpus, config.device)
+
+
+def close_trainer(trainer: Any) -> None:
+    """End what a trainer has started; one of this process has started nothing."""
+    getattr(trainer, "close", lambda: None)()
+
+
+def here(config: GptConfig, backend: str, whose: str = "", fewer: bool = False) -> GptConfig:
+    """The config with the number of devices that it gets on this machine. Raises UsageError."""
+    if config.devices == 1:
+        return config
+    from runners.gpt_group import placed
+
+    try:
+        return placed(config, backend, fewer)
+    except ValueError as error:
+        raise UsageError(f"{whose}{error}") from None
+
+
+def hardware_class(machine: str, backend: str, config: GptConfig) -> str:
+    """The kind of machine that runs are compared within: with the backend, and how many devices train one run."""
+    several = f" devices={config.devices}" if config.devices > 1 else ""
+    return machine + BACKENDS[backend].label + several
 
 
 def open_text(folder: str, shards: int) -> Corpus:
@@ -336,6 +401,20 @@ def _one_backend(configs: dict[str, GptConfig]) -> str:
                 f"(or set backend = {instead!r} in [trainer])"
             )
     return backend
+
+
+def _one_place(configs: dict[str, GptConfig], backend: str) -> dict[str, GptConfig]:
+    """The configs, checked to take equally many devices. Raises UsageError, also without torch."""
+    (first, config), *rest = configs.items()
+    for name, other in rest:
+        if other.devices != config.devices:
+            raise UsageError(
+                f"arm {name!r} trains on devices = {other.devices} and arm {first!r} on {config.devices}: set "
+                "`devices` in [trainer], for all arms alike"
+            )
+    if backend != "torch":
+        return {name: here(each, backend, f"arm {name!r}: ") for name, each in configs.items()}
+    return configs
 
 
 def code_digest(backend: str) -> str:

@@ -36,7 +36,7 @@ def test_a_program_that_prints_nothing_stops_the_rest_and_says_what_to_print(hom
     assert done.code == 1
     assert "told no metric at all" in done.err
     assert "`val_bpb: <number>`" in done.err
-    assert [row["status"] for row in home.sql("SELECT status FROM runs")] == ["no_metric"]
+    assert [row["status"] for row in home.sql("SELECT status FROM runs")] == ["no_metric"] * 2
 
 
 def test_a_metric_that_no_run_printed_is_answered_with_those_that_it_printed(home):
@@ -44,14 +44,14 @@ def test_a_metric_that_no_run_printed_is_answered_with_those_that_it_printed(hom
     assert done.code == 1
     assert "step_avg, train_loss, val_bpb" in done.err
     assert "did you mean --metric val_bpb?" in done.err
-    assert len(home.sql("SELECT 1 FROM runs")) == 1
+    assert len(home.sql("SELECT 1 FROM runs")) == 2
 
 
 def test_started_again_after_no_metric_it_stops_at_the_next_cell_instead_of_running_them_all(home):
     home.run("--arm", "EFFECT=1", "--metric", "val_bits")
     done = home.run("--arm", "EFFECT=1", "--metric", "val_bits")
     assert done.code == 1
-    assert len(home.sql("SELECT 1 FROM runs")) == 2
+    assert len(home.sql("SELECT 1 FROM runs")) == 3
 
 
 @pytest.mark.parametrize(("value", "kept"), [("nan", "NaN"), ("inf", "Infinity"), ("-inf", "-Infinity")])
@@ -249,3 +249,25 @@ def test_a_user_pattern_reads_a_metric_that_would_not_be_read_otherwise(home):
 
 def test_a_program_that_changes_the_ledgers_folder_name_in_its_own_environment_harms_nothing(home):
     assert home.script("import os; os.environ['LEDGER_HOME'] = '/'; print('val_bpb:1.0')").code == 0
+
+
+def test_runs_at_once_are_spread_over_the_gpus_and_decided_as_ever(home):
+    home.write(
+        "apart.py",
+        "import os, time\ntime.sleep(0.3)\nprint('gpu:', os.environ['CUDA_VISIBLE_DEVICES'])\nprint('val_bpb:1.2')\n",
+    )
+    done = home.call(
+        "run", "--seeds", "0-1", "--arm", "A=1", "--gpus", "4,7", "--", sys.executable, "-I", "-S", "apart.py"
+    )
+    assert done.code == 0, done.err
+    at = home.sql("SELECT name, value, count(*) AS n FROM metrics WHERE name = 'gpu' GROUP BY ALL ORDER BY value")
+    assert [(row["value"], row["n"]) for row in at] == [(4.0, 2), (7.0, 2)]
+    assert len(home.sql("SELECT 1 FROM decisions")) == 1
+
+
+@pytest.mark.parametrize("gpus", ["x", "0-", "3-1", "0,,1", "1;2", "-1"])
+def test_gpus_that_are_none_are_refused_in_one_line(home, gpus):
+    done = home.call("run", "--gpus", gpus, "--", sys.executable, "-c", "pass")
+    assert done.code == 2
+    assert "--gpus" in done.err
+    assert done.err.count("\n") == 1

@@ -297,15 +297,20 @@ def test_two_sessions_on_one_experiment_conflict_and_the_second_appends_nothing(
 # ── the metric ──
 
 
-def test_when_no_run_tells_the_metric_the_rest_is_not_started(log):
+def test_when_no_run_of_two_arms_tells_the_metric_the_rest_is_not_started(log):
     runner = _telling("val_loss")
     with pytest.raises(LedgerError, match=r"without telling 'val_bpb'; it told val_loss"):
         go(log, runner)
-    assert runner.ran == [("control", 0)]
+    assert runner.ran == [("control", 0), ("fast", 0)]
     with pytest.raises(LedgerError, match="without telling"):
         go(log, runner)
-    assert len(runner.ran) == 2
-    assert outcomes(log) == ["no_metric", "no_metric"]
+    assert len(runner.ran) == 3
+    assert outcomes(log) == ["no_metric"] * 3
+
+
+def test_an_arm_that_tells_no_metric_does_not_keep_the_other_from_running(log):
+    runner = Acting(lambda cell, _: Outcome(status="ok", finals={}) if cell.arm.name == "control" else ok())
+    assert go(log, runner).statuses == {"ok": 2, "no_metric": 2}
 
 
 def test_when_some_run_told_the_metric_the_rest_is_started(log):
@@ -457,8 +462,7 @@ def test_a_polite_kill_between_two_cells_leaves_no_run_without_an_outcome(log):
         if update.kind == "end" and update.done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
-        conduct(log, plan(), Acting(), tell)
+    assert conduct(log, plan(), Acting(), tell).interrupted
     assert outcomes(log) == ["ok", "ok"]
     assert len(datas(log, "run.started")) == 2
     assert go(log).statuses == {"ok": 4}

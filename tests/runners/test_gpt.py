@@ -58,6 +58,12 @@ def test_the_same_config_and_seed_give_the_same_bits_with_other_arms_in_between(
     assert curve(Trainer(trainer.corpus), SMALL, 7) == first
 
 
+@pytest.mark.slow
+def test_a_compiled_run_on_a_cpu_is_the_run(trainer):
+    plain, compiled = curve(trainer, SMALL, 7), curve(trainer, but(compile="on"), 7)
+    assert compiled[1:] == pytest.approx(plain[1:], rel=1e-4)
+
+
 def test_another_seed_gives_another_start_another_order_and_another_result(trainer):
     assert not torch.equal(gpt.init_params(SMALL, 0)["embed"], gpt.init_params(SMALL, 1)["embed"])
     orders = [next(trainer.source.batches(SMALL, seed)).tolist() for seed in (0, 1)]

@@ -78,6 +78,9 @@ INTERVENTIONS = [
     {"loop_first": 0, "loop_count": 2, "loops": 2},
     {"bigram_buckets": 256},
     {"smear_gate": True},
+    {"value_embed_last": 1},
+    {"value_embed_last": 2, "token_drop": 0.2},
+    {"layer_scale": True},
     {"bt_layers": 0.5},
     {"mlp": "dml_gated", "bt_lambda": 0.5},
     {"rho1_keep": 0.6},
@@ -96,6 +99,7 @@ INTERVENTIONS = [
     {"momentum": 0.5},
     {"momentum_warmup": 4, "momentum_start": 0.3},
     {"muon_decay": 0.5},
+    {"adam_decay": 0.5},
     {"newton_schulz": 2},
     {"grad_clip": 0.01},
     {"warmup_steps": 3},
@@ -109,7 +113,11 @@ INTERVENTIONS = [
     {"quantize": "gptq", "calib_tokens": 512, "calib_seed": 1},
     {"eval": "sliding", "eval_stride": 8},
     {"eval": "ttt", "eval_stride": 8, "ttt_chunk": 128, "ttt_lr": 0.02, "ttt_freeze": 0},
+    {"quantize": "gptq", "calib_tokens": 512, "calib_text": "own"},
+    {"quantize": "int6_clip", "quant_floor": 1.0},
+    {"quantize": "int6", "prune_to": 1},
     {"embed_init": 0.01},
+    {"init": "orthogonal"},
     {"dtype": "bfloat16"},
 ]
 
@@ -139,7 +147,8 @@ def test_every_field_that_is_not_about_where_or_how_long_is_covered_above():
     other |= {"matrix_lr", "embed_lr", "scalar_lr", "beta1", "beta2", "wallclock"}  # in test_gpt.py and below
     knobs = {  # of an intervention that is covered
         "bigram_width", "mtp_warmup", "probe_base", "probe_max", "probe_threshold", "probe_ema", "curriculum_buffer",
-        "swa_every", "quant_group", "ttt_epochs",
+        "swa_every", "quant_group", "ttt_epochs", "bigram_zero", "smear_init", "value_embed_width", "projections",
+        "calib_temperature", "gptq_damping", "quant_pack",  # these in test_gpt_record.py
     }  # fmt: skip
     assert covered | other | knobs == set(GptConfig.__struct_fields__)
 
@@ -156,6 +165,10 @@ def test_off_means_absent_no_parameter_is_there_for_a_field_that_is_off():
         ({"bigram_buckets": 256}, ("bigram", "bigram_proj", "bigram_scale")),
         ({"smear_gate": True}, ("smear",)),
         ({"value_residual": True}, ("value_mix",)),
+        (
+            {"value_embed_last": 2},
+            ("value_embed", "value_embed_proj", "value_embed_scale", "value_embed_gain"),
+        ),
         ({"mtp_weight": 0.5, "mtp_margin": 0.0}, ("mtp",)),
         ({"skips": "dense"}, ("dense",)),
     ],
@@ -209,10 +222,10 @@ def test_the_mlp_variants_take_as_many_parameters_as_the_standard_one():
 def test_the_orthogonal_variants_put_orthogonal_paths_into_the_projection(mlp, monkeypatch):
     config = but(mlp=mlp)
     seen = []
-    real = torch.nn.functional.linear
+    real = gpt.linear
     columns = config.hidden[1]
     monkeypatch.setattr(
-        gpt.F, "linear", lambda x, w: (seen.append(x) if w.shape == (32, columns) else None, real(x, w))[1]
+        gpt, "linear", lambda x, w: (seen.append(x) if w.shape == (32, columns) else None, real(x, w))[1]
     )
     params = some_params(config)
     gpt.trunk(params, config, gpt.rotary(config, torch.device("cpu")), batch(config)[0])
@@ -319,8 +332,9 @@ def test_it_is_the_token_two_ahead_that_is_predicted():
     assert seen["weights"][:, -1].tolist() == [0, 0]
 
 
-def test_dropped_tokens_are_shown_as_nothing_and_are_not_trained_on():
-    config = but(token_drop=0.5)
+@pytest.mark.parametrize("change", [{}, {"value_embed_last": 2}], ids=str)
+def test_dropped_tokens_are_shown_as_nothing_and_are_not_trained_on(change):
+    config = but(token_drop=0.5, **change)
     params, (x, y) = some_params(config), batch(SMALL)
     keep = torch.zeros(8, 32)
     keep[:, ::2] = 1  # noise above the rate is kept

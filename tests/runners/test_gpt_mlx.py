@@ -1,5 +1,6 @@
 """The built-in trainer in MLX, beyond parity: the same bits again, nothing frozen by compiling, runs cut short."""
 
+import inspect
 import math
 import re
 import subprocess
@@ -13,7 +14,7 @@ mx = pytest.importorskip("mlx.core", reason="this backend needs the extra experi
 pytest.importorskip("sentencepiece", reason="the trainer's tokenizer needs sentencepiece")
 
 from ledger.chain import Log  # noqa: E402
-from runners import corpus, gpt_mlx_train  # noqa: E402
+from runners import corpus, gpt_mlx, gpt_mlx_steps  # noqa: E402
 from runners.conduct import conduct  # noqa: E402
 from runners.gpt_config import GptConfig  # noqa: E402
 from runners.gpt_mlx_train import Trainer  # noqa: E402
@@ -154,7 +155,7 @@ MOVING = but(
 def traced(folder):
     """What mx.compile does to a function without what it does to its kernels, which takes a CPU's compiler long:
     Python runs once, and from then on the graph that it left is evaluated."""
-    from mlx.utils import tree_flatten, tree_unflatten
+    from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
     made = []
 
@@ -167,7 +168,8 @@ def traced(folder):
                 found = []
 
                 def on_arrays(*arrays):
-                    out = tree_flatten(function(*tree_unflatten(list(zip(names, arrays, strict=True)))))
+                    each = iter(arrays)
+                    out = tree_flatten(function(*tree_map(lambda _: next(each), given)))
                     found.extend(name for name, _ in out)
                     return [x for _, x in out]
 
@@ -214,19 +216,30 @@ def test_what_a_step_computes_is_in_the_key_and_what_is_passed_in_is_not(trainer
         assert function(but(**{name: getattr(SMALL, name) * 0.5 if name != "steps" else 9})) is plain
     for changes in ({"activation": "gelu"}, {"softcap": 20.0}, {"rho1_keep": 0.5}, {"position_weight": 0.5}):
         assert function(but(**changes)) is not plain
+    for changes in ({"quantize": "int6"}, {"eval_stride": 8}, {"curriculum": "easy_first"}, {"grad_clip": 1.0}):
+        assert function(but(**changes)) is plain
     assert function(but(qat_bits=6), qat=True) is not function(but(qat_bits=6), qat=False)
+    assert function(SMALL, many=True) is not plain
+
+    def step(config):
+        return trainer.function("step", config, mx.Device(mx.cpu))
+
+    for changes in ({"quantize": "int6"}, {"activation": "gelu"}, {"width": 64}):
+        assert step(but(**changes)) is step(SMALL)
+    for changes in ({"grad_clip": 1.0}, {"beta2": 0.9}, {"muon_decay": 0.1}, {"newton_schulz": 2}):
+        assert step(but(**changes)) is not step(SMALL)
 
 
 def test_a_field_left_out_of_the_key_is_read_by_nothing_that_is_compiled():
-    """The modules whose functions are compiled name no such field but in `rates`, which makes arrays of them."""
-    from pathlib import Path
-
-    source = Path(gpt_mlx_train.__file__).with_name("gpt_mlx.py").read_text()
-    begin, end = source.index("\ndef rates("), source.index("\ndef objective(")
-    outside = source[:begin] + source[end:]
-    read = {name for name in gpt_mlx_train.NOT_COMPILED if re.search(rf"config\.{name}\b", outside)}
-    assert read == set()
-    assert set(GptConfig.__struct_fields__) >= gpt_mlx_train.NOT_COMPILED
+    """gpt_mlx.py names no field that the gradient's key leaves out, but in `rates`, which makes arrays of them, and
+    in `update`, which is the step; and that one reads what is in its own key, and hands its config to nobody."""
+    source, step = (inspect.getsource(part) for part in (gpt_mlx, gpt_mlx.update))
+    gradient = source.replace(inspect.getsource(gpt_mlx.rates), "").replace(step, "")
+    left_out = gpt_mlx_steps.NOT_COMPILED | gpt_mlx_steps.STEP_ONLY
+    assert {name for name in left_out if re.search(rf"config\.{name}\b", gradient)} == set()
+    assert set(re.findall(r"config\.(\w+)", step)) == gpt_mlx_steps.STEP_ONLY
+    assert not re.search(r"\bconfig[,)]", step.partition(":\n")[2])
+    assert set(GptConfig.__struct_fields__) >= left_out
     assert ".item()" not in source
 
 

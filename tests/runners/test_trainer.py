@@ -149,6 +149,7 @@ STACKED = [
     {"mlp": "dml_gated", "bt_lambda": 0.1, "ema": 0.9, "grad_clip": 0.1, "position_weight": 0.5},
     {"rho1_keep": 0.5, "corrupt": 0.2, "corrupt_by": "model", "bigram_buckets": 64, "smear_gate": True},
     {"mtp_weight": 0.5, "mtp_margin": 0.0, "corrupt": 0.2, "token_drop": 0.2, "probe": "adaptive"},
+    {"value_embed_last": 1, "layer_scale": True, "adam_decay": 0.5, "bigram_buckets": 64, "projections": "adam"},
     {"probe": "adversarial", "qat_bits": 6, "qat_from": 0.5, "quantize": "int6"},
 ]
 
