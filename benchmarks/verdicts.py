@@ -4,8 +4,8 @@
 
 Plans of 7 changes and a control with 8 seeds each, five on one base, so that each has the controls of four more;
 one noise class for all, no change in two plans, and a training loss that every run tells beside its score. CPU is
-that of this process, all threads; one DuckDB thread. The default of 1,250 plans is 10,000 arms of 8 seeds. Exit code 1
-when all take 5 s of CPU or more, or one more run .5 s or more.
+that of this process, all threads; one DuckDB thread. The default of 1,250 plans is 10,000 arms of 8 seeds. Exit
+code 1 when all take 5 s of CPU or more, or one more run .5 s or more.
 """
 
 from __future__ import annotations

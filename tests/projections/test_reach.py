@@ -178,8 +178,10 @@ class History:
 
 
 def kept(log, **options):
-    """Digests of what is kept, and of the view that gives the places. The other views follow from these and the facts;
-    to read them all takes longer than to build."""
+    """Digests of what is kept, and of the view that gives the places.
+
+    The other views follow from these and the facts, and to read all of them takes longer than to build.
+    """
     built = tables(log, **options)
     names = {table.name: table.key for table in catalog.tables() if table.kind == "table"}
     names["next_interventions"] = ("id", "base", "experiment")
