@@ -79,11 +79,10 @@ gathered AS (
         metric,
         list(x ORDER BY seed) AS xs,
         list(value ORDER BY seed) AS ys,
-        arg_max(outcome, started_position) AS outcome,
-        arg_max(place, started_position) AS place,
-        arg_max(stage, started_position) AS stage,
-        arg_max(arm, started_position) AS arm,
-        arg_max(experiment, started_position) AS experiment,
+        list(
+            {'outcome': outcome, 'place': place, 'stage': stage, 'arm': arm, 'experiment': experiment}
+            ORDER BY started_position DESC
+        )[1] AS newest,
         median(wall_s) AS wall_s,
         max(started_position) AS position
     FROM read
@@ -100,11 +99,11 @@ SELECT
     control,
     condition,
     metric,
-    outcome,
-    place,
-    stage,
-    arm,
-    experiment,
+    newest.outcome AS outcome,
+    newest.place AS place,
+    newest.stage AS stage,
+    newest.arm AS arm,
+    newest.experiment AS experiment,
     n,
     mean,
     outcome_mean,
