@@ -67,7 +67,7 @@ def at_once(groups: Sequence[Group], run: Run, slots: int, stop: threading.Event
     """So many at a time, begun in their order. An interruption sets `stop`, begins no more and gives what ended."""
     waiting, free = list(reversed(groups)), list(reversed(range(slots)))
     running: dict[Future[list[Outcome]], tuple[Group, int]] = {}
-    with ThreadPoolExecutor(slots, thread_name_prefix="slot") as pool, contextlib.ExitStack() as quiet:
+    with contextlib.ExitStack() as quiet, ThreadPoolExecutor(slots, thread_name_prefix="slot") as pool:
         try:
             while running or (waiting and not stop.is_set()):
                 try:
@@ -84,4 +84,6 @@ def at_once(groups: Sequence[Group], run: Run, slots: int, stop: threading.Event
                     free.append(slot)
                     yield group, future.result()
         finally:
-            stop.set()
+            if not stop.is_set():
+                stop.set()
+                quiet.enter_context(no_interrupt())
