@@ -112,7 +112,7 @@ class Trainer:
         self.source: Source = CorpusSource(source) if isinstance(source, Corpus) else source
         self.corpus = source
         self.device, self.threads, self.ranks = device, threads, ranks
-        # Seeds in a batch: one mapped pass where an accelerator has room for all, else seed by seed, in a cache's size.
+        # Seeds in a batch: one mapped pass where an accelerator has room for all, else one after another.
         self.mapped: bool | None = None  # None: on all but a CPU
         self._reference: np.ndarray | None = None
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -595,10 +595,6 @@ def _seed(
 def _stacked(steps: Sequence[Step]) -> Step:
     """The steps of several seeds as one, with an axis of seeds before all others."""
     grads = {name: torch.stack([step.grads[name] for step in steps]) for name in steps[0].grads}
-    at = (
-        None
-        if steps[0].position is None
-        else torch.stack([step.position for step in steps if step.position is not None])
-    )
+    places = [step.position for step in steps if step.position is not None]
     loss, total = (torch.stack([getattr(step, name) for step in steps]) for name in ("loss", "objective"))
-    return Step(loss, total, grads, at)
+    return Step(loss, total, grads, torch.stack(places) if places else None)
