@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ledger.errors import UsageError
-
-if TYPE_CHECKING:
-    from runners.plan import Plan
 
 
 def at_once(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,22 +27,13 @@ def gpu_names(text: str | None) -> tuple[str, ...]:
     found: list[str] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if dash and first.isdigit() and last.isdigit() and int(first) <= int(last) < int(first) + 1000:
-            found += [str(number) for number in range(int(first), int(last) + 1)]
-        elif re.fullmatch(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", part.strip()):
+        number = re.compile("[0-9]{1,4}")
+        if number.fullmatch(first) and not dash:
+            found.append(str(int(first)))
+        elif number.fullmatch(first) and number.fullmatch(last) and int(first) <= int(last):
+            found += [str(each) for each in range(int(first), int(last) + 1)]
+        elif re.fullmatch("(GPU|MIG)-[0-9A-Za-z/-]+", part.strip()):
             found.append(part.strip())
         else:
             raise UsageError(f"--gpus {text}: expected numbers, such as 0-3 or 0,2, or names of GPUs, found {part!r}")
     return tuple(found)
-
-
-def slots_of(plan: Plan, jobs: int | None, gpus: tuple[str, ...], cooldown: float = 0.0) -> int:
-    """How many runs of the plan go at once. Raises UsageError."""
-    from runners.turns import slots
-
-    each = (plan.trainer or {}).get("devices", 1)
-    if gpus and each == 0:
-        raise UsageError(
-            "--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)"
-        )
-    return slots(plan, jobs, gpus, each if isinstance(each, int) and each > 0 else 1, cooldown)

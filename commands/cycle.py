@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.at_once import at_once, gpu_names, slots_of
+from commands.at_once import at_once, gpu_names
 from commands.common import Asked, cell, print_json, say, shared, table
 from ledger.chain import Log
 from ledger.errors import Conflict, NotALedger, UsageError
@@ -46,8 +46,8 @@ def command(asked: Asked, path: str, dry_run: bool, jobs: int | None, gpus: str 
     with contextlib.ExitStack() as stack:
         log = _log(asked, dry_run, stack)
         names = gpu_names(gpus)
-        slots = slots_of(plan.whole, jobs, names)
-        runner = runner_for(plan.whole, log, names, slots)
+        runner = runner_for(plan.whole, log)
+        runner.at_once(jobs, names)
         around = runner.surroundings()
         if dry_run:
             found = standing(log, plan, runner, around)
@@ -59,7 +59,7 @@ def command(asked: Asked, path: str, dry_run: bool, jobs: int | None, gpus: str 
         stack.enter_context(only_one(log, f"cycle-{found.event.cycle}"))
         found = register(log, plan, runner, around)
         _elsewhere(log, found.event)
-        code = _series(asked, log, plan, found, folder, names, slots)
+        code = _series(asked, log, plan, found, folder, jobs, names)
         from commands.checkpoint import sign_or_warn
         from commands.compact import compact_or_warn
 
@@ -127,8 +127,8 @@ def _series(
     plan: CyclePlan,
     found: Planned,
     folder: Path | None,
+    jobs: int | None,
     gpus: tuple[str, ...],
-    slots: int,
 ) -> int:
     from projections.cycling import standing
     from projections.engine import tables
@@ -145,7 +145,7 @@ def _series(
                 return 0
             case "run" | "decide":
                 assert now.last is not None
-                if now.step == "run" and not _run(log, plan, now.last, gpus, slots):
+                if now.step == "run" and not _run(log, plan, now.last, jobs, gpus):
                     say("interrupted; the same command goes on from here")
                     return 130
                 _decide(log, now.last, planned)
@@ -204,13 +204,14 @@ def _rank(log: Log, planned: CyclePlanned, plan_id: str) -> CycleRanked:
     raise Conflict(f"the series {planned.name} is carried on by several processes at once; try again")
 
 
-def _run(log: Log, plan: CyclePlan, ranked: CycleRanked, gpus: tuple[str, ...], slots: int) -> bool:
+def _run(log: Log, plan: CyclePlan, ranked: CycleRanked, jobs: int | None, gpus: tuple[str, ...]) -> bool:
     """Run what is missing of the ranking's plan; False when it was interrupted."""
     from commands.run import Progress, runner_for
     from runners.conduct import conduct
 
     experiment = _plan_of(plan, ranked)
-    runner = runner_for(experiment, log, gpus, slots)
+    runner = runner_for(experiment, log)
+    slots = runner.at_once(jobs, gpus)
     say(f"run: {experiment.name}, {len(experiment.cells())} runs")
     with Progress(experiment, slots) as progress:
         done = conduct(log, experiment, runner, progress.update, jobs=slots)

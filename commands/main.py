@@ -153,6 +153,8 @@ def run(arguments: list[str]) -> int:
             return _say(f"the output cannot be written: {os.strerror(error.errno)}", 1, debug)
         return _unexpected(error, debug)
     except Exception as error:
+        if str(error) == "Query interrupted":  # DuckDB's own way to tell of Ctrl-C
+            return _say("interrupted", 130, debug=False)
         return _unexpected(error, debug)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from commands.at_once import at_once, gpu_names, slots_of
+from commands.at_once import at_once, gpu_names
 from commands.common import Asked, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
@@ -71,9 +71,9 @@ def command(
     if fast:
         plan = _fast(plan)
     names = gpu_names(gpus)
-    slots = slots_of(plan, jobs, names, cooldown)
     log = Log.create() if asked.ledger is None and not _named_home() else asked.open()
-    runner = runner_for(plan, log, names, slots)
+    runner = runner_for(plan, log)
+    slots = runner.at_once(jobs, names, cooldown)
     with Progress(plan, slots) as progress:
         done = _conduct(log, plan, runner, progress.update, retry_failed, cooldown, slots)
     failed = sum(count for status, count in done.statuses.items() if status != "ok")
@@ -204,6 +204,8 @@ def with_settings(plan: Plan, settings: tuple[str, ...], devices: int | None) ->
         if not name.isidentifier() or not equals or name in over:
             why = "it is given twice" if name in over else "expected NAME=VALUE, such as --set wallclock=600"
             raise UsageError(f"--set {one}: {why}")
+        if not value.isprintable():
+            raise UsageError(f"--set {name}: a value is one line, found {value!r}")
         try:
             over[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -238,15 +240,15 @@ def read_file(path: str, seeds: str | None = None, small: bool = False) -> Plan:
         raise UsageError(f"{path}: {error}") from None
 
 
-def runner_for(plan: Plan, log: Log, gpus: tuple[str, ...] = (), jobs: int = 1) -> Runner:
+def runner_for(plan: Plan, log: Log) -> Runner:
     """The runner that the plan asks for. Raises UsageError when it cannot run here."""
     if plan.trainer is not None:
         from runners.trainer import GptRunner
 
-        return GptRunner(plan, log, gpus, jobs)
+        return GptRunner(plan, log)
     from runners.script import ScriptRunner
 
-    return ScriptRunner(plan, log.root, gpus)
+    return ScriptRunner(plan, log.root)
 
 
 class Progress:
@@ -304,15 +306,17 @@ class Progress:
         running = self.running.get(cell)
         if running is None:
             return f"{len(self.running)} running" if self.running else ""
-        others = f" (and {len(self.running) - 1} more)" if len(self.running) > 1 else ""
-        return f"{cell[0]} seed {cell[1]} {running.value}".strip() + others
+        others = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
+        name = cell[0] if len(cell[0]) <= 20 else f"{cell[0][:19]}…"
+        return f"{name} seed {cell[1]} {running.value}".strip() + others
 
     def _left(self, update: Update) -> str:
         if not self.took:
             return ""
         mean, now = sum(self.took) / len(self.took), time.monotonic()
         gone = sum(min(mean, now - running.began) for running in self.running.values())
-        rest = max(0.0, mean * (update.total - update.done) - gone) / self.jobs
+        rest = max(0.0, mean * (update.total - update.done) - gone)
+        rest /= max(1, min(self.jobs, update.total - update.done))
         return f"{int(rest) // 60}:{int(rest) % 60:02d} left"
 
     def _ended(self, update: Update, running: _Running) -> None:

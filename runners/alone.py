@@ -11,10 +11,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ledger.chain import Log
 from ledger.errors import Conflict, UsageError
+
+if TYPE_CHECKING:
+    from ledger.chain import Log
 
 
 def once(environ: Mapping[str, str]) -> None:
@@ -64,6 +66,33 @@ def signals_interrupt() -> Iterator[None]:
     # child first. What nohup ignores stays ignored.
     with _handled((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler):
         yield
+
+
+@contextlib.contextmanager
+def noted(signals: list[int]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP are noted instead of tearing this thread away from what it does.
+
+    Only noted: a handler that raises would leave a loop, or a lock, with its work half done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, _frame: object) -> None:
+        signals.append(number)
+
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        handler = signal.getsignal(number)
+        # One that the caller set up, or that nohup ignores, is theirs.
+        if handler is signal.SIG_DFL or handler is signal.default_int_handler:
+            before[number] = handler
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

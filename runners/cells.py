@@ -69,6 +69,7 @@ class Cell(NamedTuple):
     arm: PlanArm
     seed: int
     slot: int = 0  # of those that run at once
+    signals: Sequence[int] = ()  # grows by those that come while several run at once
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +94,10 @@ class Runner(Protocol):
 
     name: str  # name and version, recorded with every run
     source: str  # of the points: "stdout" or "trainer"
+
+    def at_once(self, jobs: int | None, gpus: Sequence[str], cooldown: float = 0.0) -> int:
+        """How many cells it will carry out at once, in slots from 0, spread over the GPUs. Raises UsageError."""
+        ...
 
     def surroundings(self) -> Surroundings:
         """Capture what surrounds the runs. Raises UsageError for a command that cannot run."""

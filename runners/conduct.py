@@ -101,16 +101,17 @@ def conduct(
         progress = _Progress(report, total - len(missing), total)
         worked = "ok" in have.values()
         silent = {name for (name, _), status in have.items() if status == "no_metric"}
+        mute: _NoMetric | None = None  # of the newest run that told no metric, while none has told it
         interrupted, exit_code = False, None
         together = runner if isinstance(runner, Together) else None
         groups = together.groups(missing) if together else [[cell] for cell in missing]
-        run = functools.partial(session.run, progress=progress)
+        begin = functools.partial(session.begin, progress=progress)
         with (
             signals_interrupt(),
             contextlib.closing(
-                turns.one_by_one(groups, run, cooldown)
+                turns.one_by_one(groups, begin, cooldown, session.stop)
                 if jobs == 1
-                else turns.at_once(groups, run, jobs, session.stop)
+                else turns.at_once(groups, begin, jobs, session.stop)
             ) as ended,
         ):
             try:
@@ -120,14 +121,17 @@ def conduct(
                         progress.end(arm, seed, outcome)
                         interrupted = interrupted or outcome.status == "interrupted"
                         worked = worked or outcome.status == "ok"
-                        if outcome.status == "no_metric" and not worked:
+                        if outcome.status == "no_metric":
                             silent.add(arm.name)
-                            if len(silent) >= min(2, len(plan.arm)):  # one may be at fault, two name the wrong metric
-                                raise _NoMetric(plan, arm, outcome)
-                    if interrupted and jobs == 1:
-                        break
+                            mute = _NoMetric(plan, arm, outcome)
+                    # One arm may be at fault itself; two name the wrong metric.
+                    if worked or len(silent) < min(2, len(plan.arm)):
+                        mute = None
+                    session.stop.enough = interrupted or mute is not None
             except KeyboardInterrupt:  # between two runs
                 interrupted = True
+        if mute and not interrupted:
+            raise mute
         log.close()
         statuses: dict[str, int] = {}
         found = session.cells_done(False)  # also of arms and seeds that an earlier plan had: not counted here
@@ -224,7 +228,7 @@ class _Session:
         self.experiment = experiment
         self.registered = registered
         self.block = random.token_hex(6)
-        self.stop = threading.Event()  # whoever runs beside others is to end
+        self.stop = turns.Stop()
         self._alone = threading.Lock()  # for what two threads must not do at once
         self.environment: str | None = None
         self.diff: str | None = None
@@ -277,13 +281,17 @@ class _Session:
             lost = outcome_event(run, self.plan.metric, Outcome(status="lost", reason=reason), now, now)
             self.log.writer.append([Draft(f"run/{run}", lost)])
 
-    def run(self, group: list[tuple[PlanArm, int]], slot: int, progress: _Progress) -> list[Outcome]:
-        """Record the starts, carry the cells out, record their points, what they left and their outcomes."""
-        cells = [Cell(random.token_hex(8), arm, seed, slot) for arm, seed in group]
+    def begin(self, group: list[tuple[PlanArm, int]], slot: int, progress: _Progress) -> Callable[[], list[Outcome]]:
+        """Record the starts; what is given back carries the cells out."""
+        cells = [Cell(random.token_hex(8), arm, seed, slot, self.stop.signals) for arm, seed in group]
         for arm, seed in group:
             progress.start(arm, seed)
         starts = [Draft(f"run/{cell.run}", self.start(cell.run, cell.arm, cell.seed)) for cell in cells]
         appended = self.log.writer.append(starts)
+        return functools.partial(self.run, cells, appended.position, progress)
+
+    def run(self, cells: list[Cell], started: int, progress: _Progress) -> list[Outcome]:
+        """Carry the cells out, record their points, what they left and their outcomes."""
         began, clock = layout.now_text(), time.monotonic()
         sinks = [Sink(self.log, cell.run, self.runner.source) for cell in cells]
         deadline = clock + self.plan.timeout * len(cells) if self.plan.timeout else None
@@ -292,10 +300,10 @@ class _Session:
             # A full disk must not stop the training: the points wait, and the end of the run says so if need be.
             with contextlib.suppress(LedgerError):
                 sinks[index].add(step, name, value)
-            progress.point(*group[index], name, value)
+            progress.point(cells[index].arm, cells[index].seed, name, value)
 
         def should_stop() -> str | None:
-            if self.stop.is_set():
+            if self.stop.signals:
                 return INTERRUPTED
             return "timeout" if deadline is not None and time.monotonic() > deadline else None
 
@@ -317,7 +325,7 @@ class _Session:
             drafts: list[Draft] = []
             for index, cell in enumerate(cells):
                 stream = f"run/{cell.run}"
-                outcome = judged(self.plan.metric, self.with_logged(outcomes[index], stream, appended.position))
+                outcome = judged(self.plan.metric, self.with_logged(outcomes[index], stream, started))
                 drafts += [Draft(stream, self.keep(cell.run, kept)) for kept in outcome.kept]
                 drafts.append(
                     Draft(stream, outcome_event(cell.run, self.plan.metric, outcome, began, layout.now_text()))
@@ -328,10 +336,9 @@ class _Session:
 
     def start(self, run: str, arm: PlanArm, seed: int) -> events.RunStarted:
         around = self.around
-        with self._alone:
-            if self.environment is None:
-                self.diff = self.log.blobs.put(around.git_diff) if around.git_diff else None
-                self.environment = self.log.blobs.put(around.environment)
+        if self.environment is None:
+            self.environment = self.log.blobs.put(around.environment)
+            self.diff = self.log.blobs.put(around.git_diff) if around.git_diff else None
         role = next(known.role for known in self.registered.event.arms if known.name == arm.name)
         return events.RunStarted(
             run=run,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_type_hints
@@ -452,7 +453,12 @@ def _readable(error: msgspec.ValidationError) -> str:
         near = difflib.get_close_matches(found, _CHOICES[name], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{name} must be one of {', '.join(_CHOICES[name])}, found {found!r}{hint}"
+    if kinds := re.fullmatch("Expected `(.+)`, got `(.+)`", text):
+        return f"{name} must be {_KINDS.get(kinds[1], kinds[1])}, found {_KINDS.get(kinds[2], kinds[2])}"
     return str(error)
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list"}
 
 
 def backend_of(config: GptConfig) -> Literal["torch", "mlx"]:

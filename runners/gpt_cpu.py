@@ -44,7 +44,7 @@ def keep_memory() -> None:
 
 def linear(x: Tensor, w: Tensor) -> Tensor:
     """x [..., columns] by w [rows, columns]: [..., rows], as F.linear."""
-    if not _direct(x):
+    if not (_direct(x) and x.numel() and w.numel()):
         return F.linear(x, w)
     if has_torch_function((x, w)):  # somebody watches: the calibration of a quantizer
         watched: Tensor = handle_torch_function(linear, (x, w), x, w)

@@ -203,7 +203,7 @@ class GroupTrainer:
     ) -> GptResult:
         try:
             if self._group is None:
-                self._group = Group(self.corpus, self.device, self.devices, self.threads, self.gpus)
+                self._group = Group(self.corpus, self.device, self.devices, self.threads, self.gpus, should_stop)
             results = self._group.carry_out(order, heard, should_stop)
         except BaseException:
             with no_interrupt():
@@ -282,9 +282,15 @@ class Group:
     """The processes, from their start to their end. After an error it must be ended."""
 
     def __init__(
-        self, corpus: Corpus, device: str, size: int, threads: int | None = None, gpus: Sequence[str] = ()
+        self,
+        corpus: Corpus,
+        device: str,
+        size: int,
+        threads: int | None = None,
+        gpus: Sequence[str] = (),
+        look: Callable[[], object] = lambda: None,
     ) -> None:
-        """Start them and wait until they have met. Raises RankFailed."""
+        """Start them and wait until they have met; `look` may raise meanwhile. Raises RankFailed."""
         from runners.gpt_device import find_device
 
         self._kills = oom_kills()
@@ -298,7 +304,7 @@ class Group:
                 self.ranks.append(_Rank(number, self._folder, gpus))
             for rank in self.ranks:
                 self._send(rank, Open(rank.number, size, kind, threads, store, text))
-            self._until(Ready, START, lambda _: None)
+            self._until(Ready, START, lambda _: None, look)
         except BaseException:
             with no_interrupt():
                 self.end()
@@ -350,7 +356,7 @@ class Group:
         kind: type[Ready] | type[Done],
         limit: float | None,
         heard: Callable[[Tells], None],
-        look: Callable[[], None] = lambda: None,
+        look: Callable[[], object] = lambda: None,
     ) -> list[Tells]:
         """What each rank says last, a message of this kind. Others are `heard` as they come."""
         last: dict[int, Tells] = {}

@@ -112,6 +112,8 @@ class Trainer:
         self.source: Source = CorpusSource(source) if isinstance(source, Corpus) else source
         self.corpus = source
         self.device, self.threads, self.ranks = device, threads, ranks
+        # Seeds in a batch: one mapped pass where an accelerator has room for all, else one after another.
+        self.mapped: bool | None = None  # None: on all but a CPU
         self._reference: np.ndarray | None = None
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._warm: set[Any] = set()
@@ -230,6 +232,7 @@ class Run:
         self.on_log, self.should_stop = on_log, should_stop
         self.on_weights: OnWeights | None = None
         self.many = len(seeds) > 1
+        self.mapped = self.many and (device.type != "cpu" if trainer.mapped is None else trainer.mapped)
         self.dtype = precision(config, device)
         self.compile = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
         self.rope: Rope = rotary(config, device)
@@ -440,10 +443,10 @@ class Run:
         self, function: Callable[..., Any], state: State, x: Tensor, y: Tensor, now: Rates, some: Noise
     ) -> Step:
         given = (state.params, x, y, now, some, state.position)
-        if not self.many:
-            total, (loss, at) = function(*given)
-            grads = torch.autograd.grad(total, list(state.params.values()), materialize_grads=True)
-            return Step(loss.detach(), total.detach(), dict(zip(state.params, grads, strict=True)), at)
+        if not self.mapped:
+            if not self.many:
+                return _differentiated(function, *given)
+            return _stacked([_differentiated(function, *_seed(i, *given)) for i in range(len(self.seeds))])
         gradient = torch.func.grad_and_value(function, has_aux=True)
         noise_dims = Noise(*(None if draw is None else 0 for draw in some))
         dims = (0, 0, 0, None, noise_dims, None if state.position is None else 0)
@@ -463,7 +466,7 @@ class Run:
                 params = {name: p.to(dtype) for name, p in params.items()}
             return objective(params, config, rope, x, y, now, some, reference, position, qat)
 
-        return self.trainer.compiled((self.key(qat), self.many), function) if self.compile else function
+        return self.trainer.compiled((self.key(qat), self.mapped), function) if self.compile else function
 
     def key(self, qat: bool) -> Any:
         """What a compiled objective depends on: the architecture and what it is trained on."""
@@ -568,3 +571,30 @@ class Run:
             artifact_bytes=size,
             device=self.device.type,
         )
+
+
+# --- Seeds ---------------------------------------------------------------------------------------------------
+
+
+def _differentiated(function: Callable[..., Any], params: Params, *given: Any) -> Step:
+    """Loss and gradient of one seed."""
+    total, (loss, at) = function(params, *given)
+    grads = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
+    return Step(loss.detach(), total.detach(), dict(zip(params, grads, strict=True)), at)
+
+
+def _seed(
+    i: int, params: Params, x: Tensor, y: Tensor, now: Rates, some: Noise, position: Tensor | None
+) -> tuple[Params, Tensor, Tensor, Rates, Noise, Tensor | None]:
+    """What one seed of several is given."""
+    own = {name: p.detach()[i].requires_grad_() for name, p in params.items()}
+    drawn = Noise(*(None if draw is None else draw[i] for draw in some))
+    return own, x[i], y[i], now, drawn, None if position is None else position[i]
+
+
+def _stacked(steps: Sequence[Step]) -> Step:
+    """The steps of several seeds as one, with an axis of seeds before all others."""
+    grads = {name: torch.stack([step.grads[name] for step in steps]) for name in steps[0].grads}
+    places = [step.position for step in steps if step.position is not None]
+    loss, total = (torch.stack([getattr(step, name) for step in steps]) for name in ("loss", "objective"))
+    return Step(loss, total, grads, torch.stack(places) if places else None)

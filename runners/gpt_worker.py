@@ -15,6 +15,7 @@ import queue
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
@@ -190,6 +191,7 @@ def main(descriptor: int) -> None:
             inbox.busy = False
             send(channel, Done(result))
         leave()
+        inbox.tidy()
     except BaseException as error:
         inbox.busy = True
         send(channel, failure(error))
@@ -269,6 +271,14 @@ class _Inbox:
     def next(self) -> Told | None:
         """The next order; None where there will be none."""
         return self._orders.get()
+
+    def tidy(self) -> None:
+        """Where the parent was killed nobody else removes the folder. It is gone a moment after its channel is."""
+        for _ in range(5):
+            if os.getppid() != self._parent:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                return
+            time.sleep(0.01)
 
     def stop_of(self, number: int) -> str | None:
         return self._stop.reason if self._stop is not None and self._stop.number == number else None

@@ -18,16 +18,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from ledger.secrets import redact
+from runners.alone import noted
 from runners.streams import Kept, Lines
 
 Status = Literal["ok", "crash", "timeout", "oom", "interrupted"]
@@ -103,25 +103,27 @@ def run_command(
     keep_bytes: int = 16 << 20,
     on_line: Callable[[str, str], None],
     should_stop: Callable[[], str | None] | None = None,
+    heard: Sequence[int] = (),
 ) -> Exit:
     """Run ``argv`` and wait for it. ``env`` is the whole environment; stdin is empty.
 
     ``on_line(stream, line)`` gets every line of "stdout" and "stderr" (bounded, without its end, tokens still in
     it). If it raises, the error is counted and told in ``Exit.trouble``; the command and its output go on.
     ``should_stop()`` is asked four times a second; a text that it returns ends the run as ``interrupted`` with that
-    reason. ``timeout`` seconds after the start the group gets SIGTERM, ``grace`` later SIGKILL. CommandError
-    before anything is started.
+    reason. ``heard`` grows by the signals that come to the thread which waits for several such calls; each passes
+    them on like those that come to itself. ``timeout`` seconds after the start the group gets SIGTERM, ``grace``
+    later SIGKILL. CommandError before anything is started.
     """
     program = check_command(argv, env, cwd)
     kept = (Kept(stdout_to, keep_bytes), Kept(stderr_to, keep_bytes))
     oom_before = oom_kills()
     signals: list[int] = []
     redacted = 0
-    with _signals_into(signals):
+    with noted(signals):
         try:
             started = time.monotonic()
             child = _start(argv, program, env, cwd)
-            run = _Run(child, kept, on_line, should_stop, signals, timeout, grace, started)
+            run = _Run(child, kept, on_line, should_stop, signals, heard, timeout, grace, started)
             try:
                 run.to_the_end()
             finally:
@@ -178,6 +180,7 @@ class _Run:
         on_line: Callable[[str, str], None],
         should_stop: Callable[[], str | None] | None,
         signals: list[int],
+        heard: Sequence[int],
         timeout: float | None,
         grace: float,
         started: float,
@@ -201,6 +204,7 @@ class _Run:
         self._kill_at: float | None = None  # when patience ends
         self._killed_at: float | None = None
         self._signals = signals  # those that came to us, to be passed on
+        self._heard, self._taken = heard, 0
         self._exited = False  # the command itself has ended (and may not be reaped yet)
         self._wait_status: int | None = None
         self._errors = 0
@@ -289,6 +293,8 @@ class _Run:
 
     def _watch(self, now: float) -> None:
         """The clocks: a signal to pass on, the deadline, a wish to stop, the end of patience, the memory in use."""
+        self._signals += self._heard[self._taken :]
+        self._taken = len(self._heard)
         if self._signals:
             number = self._signals.pop(0)
             if self._stopping is not None and self._stopping[0] == "interrupted":
@@ -409,33 +415,6 @@ class _Run:
             else:
                 time.sleep(0.01)
         return self._wait_status is not None
-
-
-@contextmanager
-def _signals_into(signals: list[int]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP are noted instead of tearing this process away from its child.
-
-    Only noted: a handler that raises would leave a loop with its work half done.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def note(number: int, _frame: object) -> None:
-        signals.append(number)
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        handler = signal.getsignal(number)
-        # One that the caller set up, or that nohup ignores, is theirs.
-        if handler is signal.SIG_DFL or handler is signal.default_int_handler:
-            before[number] = handler
-            signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 _OOM = re.compile(

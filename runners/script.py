@@ -17,8 +17,8 @@ import msgspec
 
 from ledger.errors import UsageError
 from ledger.secrets import redact
-from runners import capture, logfile
-from runners.cells import INTERRUPTED, Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
+from runners import capture, logfile, turns
+from runners.cells import Cell, Kept, OnPoint, Outcome, ShouldStop, Surroundings, surroundings
 from runners.plan import Plan, PlanArm
 from runners.process import CommandError, check_command, run_command
 from runners.readout import EXTRACTOR, Readout
@@ -33,10 +33,10 @@ class ScriptRunner:
     name = "script/1"
     source = "stdout"
 
-    def __init__(self, plan: Plan, ledger_home: str, gpus: Sequence[str] = ()) -> None:
-        """`gpus`: what runs that go at once are spread over."""
+    def __init__(self, plan: Plan, ledger_home: str) -> None:
         assert plan.script is not None
-        self.gpus = gpus
+        self.plan = plan
+        self.gpus: Sequence[str] = ()
         self.script = plan.script
         self.metric = plan.metric
         self.timeout = plan.timeout
@@ -46,6 +46,11 @@ class ScriptRunner:
             Readout(self.script.patterns)
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    def at_once(self, jobs: int | None, gpus: Sequence[str], cooldown: float = 0.0) -> int:
+        clock = any(beyond_wallclock({**os.environ, **self.environment(arm, 0)}) is not None for arm in self.plan.arm)
+        self.gpus = gpus
+        return turns.slots(self.plan, jobs, gpus, clock=clock, cooldown=cooldown)
 
     def surroundings(self) -> Surroundings:
         try:
@@ -102,7 +107,7 @@ class ScriptRunner:
                 stderr_to=paths["stderr"],
                 keep_bytes=KEEP_BYTES,
                 on_line=on_line,
-                should_stop=lambda: INTERRUPTED if should_stop() == INTERRUPTED else None,  # its clock is its own
+                heard=cell.signals,
             )
             left_out = {"stdout": ended.stdout_left_out, "stderr": ended.stderr_left_out}
             kept = tuple(_keep(name, path, left_out[name]) for name, path in paths.items())

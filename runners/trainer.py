@@ -26,7 +26,7 @@ import msgspec
 from ledger import events
 from ledger.chain import Log
 from ledger.errors import UsageError
-from runners import capture, fork, gpt_checkpoint
+from runners import capture, fork, gpt_checkpoint, turns
 from runners.cells import (
     INTERRUPTED,
     Cell,
@@ -68,7 +68,7 @@ class GptRunner:
 
     source = "trainer"
 
-    def __init__(self, plan: Plan, log: Log, gpus: Sequence[str] = (), jobs: int = 1) -> None:
+    def __init__(self, plan: Plan, log: Log) -> None:
         """Check every arm's settings before anything runs. Raises UsageError, also without torch."""
         assert plan.trainer is not None
         self.settings = plan.trainer
@@ -88,11 +88,37 @@ class GptRunner:
             fork.check(self.configs)
         self._log = log if plan.pair_tier == "fork" else None
         self._forks: fork.Forks | None = None
-        self.jobs, self.gpus = jobs, gpus
-        if jobs > 1 and self.backend != "torch":
-            raise UsageError(f"--jobs {jobs} is for backend 'torch': {self.backend} trains one run at a time")
+        self.plan = plan
+        self.jobs, self.gpus = 1, tuple[str, ...]()
         self._trainers: dict[int, Any] = {}  # by slot
         self._corpus: Corpus | None = None
+
+    def at_once(self, jobs: int | None, gpus: Sequence[str], cooldown: float = 0.0) -> int:
+        config = next(iter(self.configs.values()))
+        if gpus and config.devices == 0:
+            raise UsageError(
+                "--gpus: devices = 0 lets a run take all that are here; say how many each takes (--devices 2)"
+            )
+        clock = any(each.wallclock for each in self.configs.values())
+        self.jobs = turns.slots(self.plan, jobs, gpus, clock=clock, each=config.devices or 1, cooldown=cooldown)
+        self.gpus = tuple(gpus)
+        if self.jobs == 1 and not gpus:
+            return 1
+        asked = f"--jobs {self.jobs}" if self.jobs > 1 else f"--gpus {','.join(gpus)}"
+        if self.backend != "torch":
+            raise UsageError(f"{asked} is for backend 'torch': {self.backend} trains one run at a time, in one place")
+        if any(each.stack_seeds for each in self.configs.values()):
+            raise UsageError(f"{asked} does not go with stack_seeds, which trains the seeds of an arm in one batch")
+        if gpus:
+            from runners.gpt_device import find_device
+
+            try:
+                kind = find_device(config.device).type
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+            if kind != "cuda":
+                raise UsageError(f"{asked}: torch sees no CUDA device here (device = {config.device!r})")
+        return self.jobs
 
     def surroundings(self) -> Surroundings:
         self.configs = {arm: here(config, self.backend, f"arm {arm!r}: ") for arm, config in self.configs.items()}
@@ -205,14 +231,14 @@ class GptRunner:
                 alone = partial(on_log, 0)
                 results = [trainer.late(config, cell.seed, held.arrays, held.step, on_log=alone)]
             else:
-                turns = self._forks.turns(config, held.step if held else 0) if self._forks else ()
+                kept_at = self._forks.turns(config, held.step if held else 0) if self._forks else ()
                 results = trainer.train_seeds(
                     config,
                     [each.seed for each in cells],
                     on_log=on_log,
                     should_stop=ask,
                     start=held.arrays if held else None,
-                    keep={step: partial(whole, step) for step in turns},
+                    keep={step: partial(whole, step) for step in kept_at},
                     on_weights=on_weights,
                 )
         except (KeyboardInterrupt, MemoryError, RuntimeError, TimeoutError, ValueError) as error:

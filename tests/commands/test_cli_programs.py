@@ -265,7 +265,7 @@ def test_runs_at_once_are_spread_over_the_gpus_and_decided_as_ever(home):
     assert len(home.sql("SELECT 1 FROM decisions")) == 1
 
 
-@pytest.mark.parametrize("gpus", ["x", "0-", "3-1", "0,,1", "1;2", "-1"])
+@pytest.mark.parametrize("gpus", ["x", "0-", "3-1", "0,,1", "1;2", "-1", "²-³", "٣", "0,00"])
 def test_gpus_that_are_none_are_refused_in_one_line(home, gpus):
     done = home.call("run", "--gpus", gpus, "--", sys.executable, "-c", "pass")
     assert done.code == 2

@@ -98,6 +98,23 @@ def test_a_signal_ends_the_child_politely_records_the_interruption_and_exits_130
     assert statuses(gated) == [(0, "ok"), (1, "interrupted"), (1, "ok"), (2, "ok")]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_reaches_all_that_run_at_once(gated, eventually, number):
+    child = gated.start("run", "--jobs", "2", *COMMAND[1:])
+    eventually(lambda: list(gated.folder.glob("began-1-*")) and list(gated.folder.glob("began-2-*")))
+    child.send_signal(number)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    reason = f"stopped by {number.name}"
+    rows = gated.sql("SELECT seed, status, reason FROM runs ORDER BY seed")
+    assert [(row["seed"], row["status"], row["reason"]) for row in rows] == [
+        (0, "ok", ""),
+        (1, "interrupted", reason),
+        (2, "interrupted", reason),
+    ]
+    _goes_on(gated)
+
+
 def test_an_interrupted_session_makes_no_decision(gated, in_the_middle):
     in_the_middle.send_signal(signal.SIGINT)
     in_the_middle.communicate(timeout=60)

@@ -154,10 +154,12 @@ STACKED = [
 ]
 
 
+@pytest.mark.parametrize("mapped", [True, False], ids=["as on an accelerator", "as on a CPU"])
 @pytest.mark.parametrize("change", STACKED, ids=str)
-def test_a_batch_of_seeds_gives_what_each_gives_alone_within_rounding(text, change):
+def test_a_batch_of_seeds_gives_what_each_gives_alone_within_rounding(text, change, mapped):
     config = GptConfig(width=32, seq_len=32, batch_tokens=256, steps=6, val_tokens=640, device="cpu", **change)
     trainer = Trainer(text)
+    trainer.mapped = mapped
     together = trainer.train_seeds(config, [3, 4])
     for seed, result in zip([3, 4], together, strict=True):
         alone = trainer.train(config, seed)
@@ -166,9 +168,11 @@ def test_a_batch_of_seeds_gives_what_each_gives_alone_within_rounding(text, chan
         assert result.parameters == alone.parameters
 
 
-def test_a_seed_that_diverges_in_a_batch_leaves_the_others_as_they_are(text):
+@pytest.mark.parametrize("mapped", [True, False], ids=["as on an accelerator", "as on a CPU"])
+def test_a_seed_that_diverges_in_a_batch_leaves_the_others_as_they_are(text, mapped):
     config = GptConfig(width=32, seq_len=32, batch_tokens=256, steps=6, val_tokens=640, device="cpu")
     trainer = Trainer(text)
+    trainer.mapped = mapped
     told = []
     from runners import gpt_train
 

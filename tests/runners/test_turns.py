@@ -10,11 +10,12 @@ import time
 import pytest
 
 from ledger.chain import Log
-from ledger.errors import UsageError
+from ledger.errors import LedgerError, UsageError
 from runners import turns
 from runners.cells import INTERRUPTED, Outcome
 from runners.conduct import conduct
 from runners.plan import parse
+from runners.script import ScriptRunner
 
 PLAN = """\
 name = "many"
@@ -143,9 +144,54 @@ def test_an_interruption_ends_what_runs_begins_no_more_and_is_run_again(log):
 
 def test_a_metric_that_nobody_tells_begins_no_more(log):
     runner = Waiting(lambda *_: Outcome(status="ok", finals={"loss": (1.0, 1)}))
-    with pytest.raises(Exception, match="without telling"):
+    with pytest.raises(LedgerError, match="without telling"):
         go(log, runner, 2)
     assert len(datas(log, "run.finished")) == len(datas(log, "run.started")) == len(runner.cells) < 6
+
+
+def test_a_slow_run_that_tells_the_metric_is_waited_for_before_the_others_are_blamed(log):
+    def act(cell, on_point, should_stop):
+        if cell.slot == 0:
+            time.sleep(0.4)
+            assert not should_stop()
+            return ok()
+        return Outcome(status="ok", finals={"loss": (1.0, 1)})
+
+    runner = Waiting(act)
+    text = PLAN + '[[arm]]\nname = "third"\nenv = { LR = "3" }\n'
+    assert go(log, runner, 3, text).statuses["ok"] >= 1
+    assert "interrupted" not in {data.status for data in datas(log, "run.finished")}
+
+
+def test_runs_begin_on_record_in_the_plans_order(log):
+    go(log, Waiting(lambda *_: time.sleep(0.01) or ok()), 3)
+    begun = [(data.seed, data.arm) for data in datas(log, "run.started")]
+    assert begun == [(seed, arm.name) for arm, seed in parse(PLAN, "p").cells()]
+
+
+def test_many_signals_at_any_moment_leave_nothing_running_and_nothing_open(log):
+    def act(cell, on_point, should_stop):
+        while not should_stop():
+            time.sleep(0.001)
+        return Outcome(status="interrupted", reason=INTERRUPTED)
+
+    def press():
+        for pause in (0.1, 0, 0, 0.001, 0.01):
+            time.sleep(pause)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hand = threading.Thread(target=press)
+    hand.start()
+    runner = Waiting(act)
+    try:
+        done = go(log, runner, 3)
+    finally:
+        hand.join()
+    assert done.interrupted
+    assert not runner.now
+    assert {data.status for data in datas(log, "run.finished")} == {"interrupted"}
+    assert len(datas(log, "run.finished")) == len(datas(log, "run.started")) == 3
 
 
 @pytest.mark.parametrize(
@@ -161,7 +207,7 @@ def test_a_metric_that_nobody_tells_begins_no_more(log):
     ],
 )
 def test_how_many_at_once(more, jobs, gpus, each, count):
-    assert turns.slots(parse(more + PLAN, "p"), jobs, gpus, each) == count
+    assert turns.slots(parse(more + PLAN, "p"), jobs, gpus, each=each) == count
 
 
 @pytest.mark.parametrize(
@@ -177,4 +223,46 @@ def test_how_many_at_once(more, jobs, gpus, each, count):
 )
 def test_what_cannot_run_at_once_is_refused(more, jobs, gpus, each, cooldown, why):
     with pytest.raises(UsageError, match=why):
-        turns.slots(parse(more + PLAN, "p"), jobs, gpus, each, cooldown)
+        turns.slots(parse(more + PLAN, "p"), jobs, gpus, each=each, cooldown=cooldown)
+
+
+@pytest.mark.parametrize("where", ["os", "script", "arm"])
+def test_programs_that_end_by_their_own_clock_are_refused(where, monkeypatch, tmp_path):
+    said = 'MAX_WALLCLOCK_SECONDS = "600"'
+    text = PLAN.replace('env = { LR = "2" }', f"env = {{ {said} }}") if where == "arm" else PLAN
+    text = text.replace("[script]", f"[script]\nenv = {{ {said} }}") if where == "script" else text
+    if where == "os":
+        monkeypatch.setenv("MAX_WALLCLOCK_SECONDS", "600")
+    with pytest.raises(UsageError, match="end by the clock"):
+        ScriptRunner(parse(text, "p"), str(tmp_path)).at_once(2, ())
+
+
+@pytest.mark.parametrize(
+    ("settings", "jobs", "gpus", "why"),
+    [
+        ('preset = "baseline"', 2, (), "end by the clock"),
+        ('backend = "mlx"', 2, (), "is for backend 'torch'"),
+        ('backend = "mlx"', None, ("0",), "is for backend 'torch'"),
+        ("stack_seeds = true", 2, (), "stack_seeds"),
+        ('device = "cpu"', None, ("0",), "no CUDA device"),
+        ("devices = 0", None, ("0",), "say how many each takes"),
+        ("devices = 2\nbatch_tokens = 1024", None, ("0", "1", "2"), "multiple of 2"),
+    ],
+)
+def test_trainers_that_cannot_go_at_once_are_refused(log, settings, jobs, gpus, why):
+    pytest.importorskip("mlx" if "mlx" in settings else "torch")
+    from runners.trainer import GptRunner
+
+    arms = '[[arm]]\nname = "a"\n[[arm]]\nname = "b"\nset = { depth = 3 }\n'
+    text = f'name = "n"\ndelta = 0.01\nseeds = "0"\n[trainer]\n{settings}\n{arms}'
+    with pytest.raises(UsageError, match=why):
+        GptRunner(parse(text, "p"), log).at_once(jobs, gpus)
+
+
+def test_a_clock_that_only_an_arm_has_counts(log):
+    pytest.importorskip("torch")
+    from runners.trainer import GptRunner
+
+    arms = '[[arm]]\nname = "a"\n[[arm]]\nname = "b"\nset = { wallclock = 5.0 }\n'
+    with pytest.raises(UsageError, match="end by the clock"):
+        GptRunner(parse(f'name = "n"\ndelta = 0.01\nseeds = "0"\n[trainer]\n{arms}', "p"), log).at_once(2, ())
