@@ -22,7 +22,7 @@ from projections.evidence import Evidence, Query, with_nats
 from projections.statistics.inputs import check
 from projections.statistics.judgement import Finding, Judgement
 from projections.statistics.judging import judge_all
-from projections.statistics.policies import FOUNDING, Policy, digest, find
+from projections.statistics.policies import FOUNDING, Policy, digest, of_plan
 
 # Of the package statistics; a change of its figures is another number. A judgement that was made by an older one is
 # made again by that one. 2: an arm whose runs are the control's, digit for digit, is invalid.
@@ -97,12 +97,8 @@ def _as_of(engine: str, each: Evidence) -> Evidence:
 
 
 def registered(each: Evidence) -> Policy:
-    """The policy of a plan. A plan from before there were policies, and one that names none that is known, has the
-    ledger's own."""
-    try:
-        return find(each.plan["policy"])
-    except UsageError:
-        return find("ledger")
+    """The policy of a plan."""
+    return of_plan(each.plan["policy"])
 
 
 # ── the policies of the package statistics ──
