@@ -389,7 +389,7 @@ def _tell(
         print_verdicts(decisions)
     where = f" --ledger {asked.ledger}" if asked.ledger else ""
     say("\nnext:")
-    say(f"  ledger report{where} {_quoted(plan.name)}")
+    say(f"  ledger report{where} {_called(log, plan.name, done.experiment)}")
     if position is not None:
         say(f"  ledger replay{where} {position}")
         pairs = "SELECT intervention, seed, y_t, y_c, d FROM paired_differences"
@@ -397,6 +397,17 @@ def _tell(
     else:
         say(f'  ledger sql{where} "SELECT * FROM runs"')
         say(f"  ledger verify{where}")
+
+
+def _called(log: Log, name: str, experiment: str) -> str:
+    """What names an experiment on the command line: its id where others have its name."""
+    from ledger.events import ExperimentRegistered
+
+    for event in log.events(types=("experiment.registered",)):
+        data = event.data
+        if isinstance(data, ExperimentRegistered) and data.name == name and data.experiment != experiment:
+            return experiment[:8]
+    return _quoted(name)
 
 
 def _count(number: int, thing: str) -> str:
