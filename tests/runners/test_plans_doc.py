@@ -1,4 +1,4 @@
-"""docs/plans.md has every key that a plan may have, with its default, no key that is not there, and plans that hold."""
+"""docs/plans.md has every key of a plan with its default, no key that is not there, and plans that hold."""
 
 import json
 import re
