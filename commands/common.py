@@ -186,6 +186,10 @@ def find_experiment(tables: Any, wanted: str | None) -> dict[str, Any]:
     if not wanted:
         raise UsageError("an empty name is no experiment; `ledger status` lists them")
     named = [row for row in rows if row["name"] == wanted]
+    if len(named) > 1:
+        others = ", ".join(row["experiment"][:8] for row in named[-2::-1][:5])
+        newest = named[-1]["experiment"][:8]
+        say(f"{len(named)} experiments are named {wanted}: this is the newest, {newest}; {others} by id")
     if named:
         return dict(named[-1])
     begun = [row for row in rows if row["experiment"].startswith(wanted)]

@@ -390,13 +390,14 @@ def _tell(
         print(f"against {plan.control.name}; an effect matters from {plan.delta:g}\n")
         print_verdicts(decisions)
     where = f" --ledger {_quoted(asked.ledger)}" if asked.ledger else ""
+    called = _called(log, plan.name, done.experiment)
     say("\nnext:")
     if not done.statuses.get("ok"):
         for look in _at_failures(log, done.experiment):
             say(f"  ledger show{where} {look}")
-        say(f"  ledger report{where} {_quoted(plan.name)}")
+        say(f"  ledger report{where} {called}")
         return
-    say(f"  ledger report{where} {_quoted(plan.name)}")
+    say(f"  ledger report{where} {called}")
     if position is not None:
         say(f"  ledger replay{where} {position}")
         pairs = "SELECT intervention, seed, y_t, y_c, d FROM paired_differences"
@@ -423,6 +424,17 @@ def _at_failures(log: Log, experiment: str) -> list[str]:
     run = rows[0]["run"]
     kinds = [row["kind"] for row in rows if row["run"] == run and row["kind"]]
     return [run[:8], *(f"{run[:8]} --text {kind}" for kind in kinds[:1])][::-1]
+
+
+def _called(log: Log, name: str, experiment: str) -> str:
+    """What names an experiment on the command line: its id where others have its name."""
+    from ledger.events import ExperimentRegistered
+
+    for event in log.events(types=("experiment.registered",)):
+        data = event.data
+        if isinstance(data, ExperimentRegistered) and data.name == name and data.experiment != experiment:
+            return experiment[:8]
+    return _quoted(name)
 
 
 def _count(number: int, thing: str) -> str:
