@@ -144,7 +144,7 @@ def table(lines: Sequence[Sequence[str]], numeric: set[int] = frozenset()) -> No
     from rich.text import Text
 
     natural = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if sys.stdout.isatty() and sum(min(n, _NARROW) + 3 for n in natural) > Console().width:
+    if sys.stdout.isatty() and wide([min(n, _NARROW) for n in natural]) > Console().width:
         _blocks(lines)
         return
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False, header_style="bold")
@@ -153,11 +153,17 @@ def table(lines: Sequence[Sequence[str]], numeric: set[int] = frozenset()) -> No
     for line in lines[1:]:
         shown.add_row(*map(Text, line))
     # Into a pipe a table is as wide as its content: nothing may be cut.
-    width = None if sys.stdout.isatty() else max(80, sum(n + 3 for n in natural))
+    width = None if sys.stdout.isatty() else max(80, wide(natural))
     Console(width=width, highlight=False, no_color=True if os.environ.get("NO_COLOR") else None).print(shown)
 
 
 _NARROW = 12  # characters in which a cell can still be read when it wraps
+_GAP = 2  # characters between two columns, as rich draws them here
+
+
+def wide(columns: Sequence[int]) -> int:
+    """The width of a table with columns of these widths."""
+    return sum(columns) + _GAP * (len(columns) - 1)
 
 
 def _blocks(lines: Sequence[Sequence[str]]) -> None:
@@ -180,6 +186,10 @@ def find_experiment(tables: Any, wanted: str | None) -> dict[str, Any]:
     if not wanted:
         raise UsageError("an empty name is no experiment; `ledger status` lists them")
     named = [row for row in rows if row["name"] == wanted]
+    if len(named) > 1:
+        others = ", ".join(row["experiment"][:8] for row in named[-2::-1][:5])
+        newest = named[-1]["experiment"][:8]
+        say(f"{len(named)} experiments are named {wanted}: this is the newest, {newest}; {others} by id")
     if named:
         return dict(named[-1])
     begun = [row for row in rows if row["experiment"].startswith(wanted)]

@@ -112,8 +112,8 @@ def _elsewhere(log: Log, planned: CyclePlanned) -> None:
         data = event.data
         if isinstance(data, CyclePlanned) and data.name == planned.name and data.cycle != planned.cycle:
             say(
-                f"event {event.position} plans {planned.name} for other code, data or hardware: this is another "
-                "series, which begins with its first cycle"
+                f"event {event.position} plans {planned.name} for other code, data, hardware, metric or shared "
+                "settings: this is another series, which begins with its first cycle"
             )
             return
 

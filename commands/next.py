@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from commands.common import Asked, cell, print_json, say, shared, table
+from commands.common import Asked, cell, print_json, say, shared, table, wide
 from ledger.errors import UsageError
 
 
@@ -94,7 +94,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         lines.append(
             [
                 "" if row["rank"] is None else str(row["rank"]),
-                _short(cell(row["candidate"]), 17),
+                cell(row["candidate"]),
                 _WORDS[row["action"]],
                 str(row["k"]),
                 f"{row['cost']:.2g}",
@@ -105,6 +105,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 "" if row["seed_rule_rank"] is None else str(row["seed_rule_rank"]),
             ]
         )
+    others = [max(map(len, column)) for index, column in enumerate(zip(*lines, strict=True)) if index != 1]
+    room = max(9, min(17, 80 - wide([*others, 0])))
+    lines = [[rank, _short(candidate, room), *rest] for rank, candidate, *rest in lines]
     table(lines, numeric={0, 3, 4, 5, 6, 7, 8, 9})
 
 

@@ -76,7 +76,8 @@ def command(
             position = log.find(registered.event_id).position
             _end(log)
         if told["elsewhere"] is not None and state == "registered":
-            say(f"event {told['elsewhere']} registers {plan.name} for other code, data or hardware; not compared")
+            other = "other code, data, hardware, metric or shared settings"
+            say(f"event {told['elsewhere']} registers {plan.name} for {other}; not compared")
         over = [f"--set {shlex.quote(one)}" for one in settings]
         more = [*(["--small"] if small else []), *over, *([f"--devices {devices}"] if devices is not None else [])]
         _print(asked, told, state, position, dry_run, " ".join([path, *more]))

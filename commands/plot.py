@@ -42,7 +42,7 @@ def command(asked: Asked, experiment: str | None, output: str | None, metric: st
     log = asked.open()
     tables = asked.tables(log)
     plan = find_experiment(tables, experiment)
-    folder = output or default_folder(plan["name"])
+    folder = output or default_folder(tables, plan)
     paths = plot(tables, plan, folder, metric, ("png", "svg") if kinds == "both" else (kinds,))
     if asked.json:
         print_json({"experiment": plan["experiment"], "files": paths})
@@ -50,8 +50,11 @@ def command(asked: Asked, experiment: str | None, output: str | None, metric: st
         print("\n".join(paths))
 
 
-def default_folder(name: str) -> str:
-    return os.path.join("out", file_name(name))
+def default_folder(tables: Any, plan: dict[str, Any]) -> str:
+    """out/NAME; with the id where several experiments have that name, so that none writes over another's."""
+    rows = tables.rows("SELECT experiment FROM experiments WHERE name = $1", (plan["name"],))
+    name = file_name(plan["name"])
+    return os.path.join("out", name if len(rows) == 1 else f"{name}-{plan['experiment'][:8]}")
 
 
 def file_name(name: str) -> str:

@@ -24,7 +24,7 @@ def command(asked: Asked, experiment: str | None, output: str | None) -> None:
     log = asked.open()
     tables = asked.tables(log)
     plan = find_experiment(tables, experiment)
-    folder = output or default_folder(plan["name"])
+    folder = output or default_folder(tables, plan)
     try:
         plots = plot(tables, plan, folder)
     except UsageError as error:

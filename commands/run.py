@@ -99,6 +99,8 @@ def command(
     from commands.compact import compact_or_warn
 
     sign_or_warn(log)
+    if failed and not done.ran and not asked.json:
+        say(f"nothing was run: {_count(failed, 'run')} failed before; --retry-failed runs them again")
     _tell(asked, log, plan, done, decisions, position, screen)
     compact_or_warn(log)
     if len(plan.cells()) == 1 and done.ran and done.exit_code:
@@ -387,9 +389,15 @@ def _tell(
 
         print(f"against {plan.control.name}; an effect matters from {plan.delta:g}\n")
         print_verdicts(decisions)
-    where = f" --ledger {asked.ledger}" if asked.ledger else ""
+    where = f" --ledger {_quoted(asked.ledger)}" if asked.ledger else ""
+    called = _called(log, plan.name, done.experiment)
     say("\nnext:")
-    say(f"  ledger report{where} {_quoted(plan.name)}")
+    if not done.statuses.get("ok"):
+        for look in _at_failures(log, done.experiment):
+            say(f"  ledger show{where} {look}")
+        say(f"  ledger report{where} {called}")
+        return
+    say(f"  ledger report{where} {called}")
     if position is not None:
         say(f"  ledger replay{where} {position}")
         pairs = "SELECT intervention, seed, y_t, y_c, d FROM paired_differences"
@@ -397,6 +405,36 @@ def _tell(
     else:
         say(f'  ledger sql{where} "SELECT * FROM runs"')
         say(f"  ledger verify{where}")
+
+
+def _at_failures(log: Log, experiment: str) -> list[str]:
+    """What `ledger show` is to be asked where no run is ok: the newest run, and the text that it left."""
+    from projections.engine import tables
+
+    rows = tables(log).rows(
+        """SELECT runs.run, artifacts.kind
+        FROM runs LEFT JOIN artifacts
+            ON artifacts.run = runs.run AND artifacts.kind IN ('stderr', 'stdout') AND artifacts.bytes > 0
+        WHERE runs.experiment = $1 AND runs.status <> 'ok'
+        ORDER BY runs.started_position DESC, artifacts.kind""",
+        (experiment,),
+    )
+    if not rows:
+        return []
+    run = rows[0]["run"]
+    kinds = [row["kind"] for row in rows if row["run"] == run and row["kind"]]
+    return [run[:8], *(f"{run[:8]} --text {kind}" for kind in kinds[:1])][::-1]
+
+
+def _called(log: Log, name: str, experiment: str) -> str:
+    """What names an experiment on the command line: its id where others have its name."""
+    from ledger.events import ExperimentRegistered
+
+    for event in log.events(types=("experiment.registered",)):
+        data = event.data
+        if isinstance(data, ExperimentRegistered) and data.name == name and data.experiment != experiment:
+            return experiment[:8]
+    return _quoted(name)
 
 
 def _count(number: int, thing: str) -> str:

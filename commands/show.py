@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
 import click
 import msgspec
 
-from commands.common import Asked, cell, find_event, find_experiment, print_json, shared, table
+from commands.common import Asked, cell, find_event, find_experiment, print_json, say, shared, table
 from commands.log import as_json, summary
 from ledger.chain import Log
 from ledger.errors import UsageError
@@ -38,6 +39,7 @@ def command(asked: Asked, what: str, text: str | None) -> None:
         if not asked.json:
             print()
             show_stream(log, f"run/{runs[0]['run']}", then)
+            tell_texts(tables, asked, runs[0])
         return
     if len(runs) > 1:
         raise UsageError(f"{len(runs)} runs' ids begin with {what}; give more of it")
@@ -81,6 +83,19 @@ def show_stream(log: Log, stream: str, as_of: int | None) -> None:
     lines = [["#", "type", "what"]]
     lines += [[str(e.position), e.type, cell(summary(e))] for e in log.events(as_of=as_of, stream=stream)]
     table(lines, numeric={0})
+
+
+_TEXTS = ("stdout", "stderr", "log", "diff")  # kinds of artifacts that are read; a checkpoint is not
+
+
+def tell_texts(tables: Any, asked: Asked, run: dict[str, Any]) -> None:
+    """How to read what a run left."""
+    rows = tables.rows("SELECT DISTINCT kind FROM artifacts WHERE run = $1", (run["run"],))
+    kinds = [kind for kind in _TEXTS if kind in {row["kind"] for row in rows}]
+    kinds += ["environment"] if run["environment"] else []
+    where = f" --ledger {shlex.quote(asked.ledger)}" if asked.ledger else ""
+    for number, kind in enumerate(kinds):
+        say(f"{'' if number else chr(10)}its {kind}: ledger show{where} {run['run'][:8]} --text {kind}")
 
 
 def show_text(log: Log, asked: Asked, what: str, kind: str) -> None:

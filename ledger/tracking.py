@@ -484,7 +484,7 @@ def init(
     role: events.Role = "single",
     seed_role: events.SeedRole = "confirm",
     base: str | None = None,
-    scale: str = "unstated",
+    scale: str | None = None,
     stage: events.Stage = "train",
     pair_tier: events.PairTier = "none",
     path: str | os.PathLike[str] | None = None,
@@ -496,6 +496,7 @@ def init(
     everything but `metric` is known. Else a run is started in the ledger at `path` (default
     LEDGER_HOME, else ./warehouse, which is created). `base` is the fingerprint of what the run was
     before its intervention; its default is made from the main script's text and the metric's name.
+    `scale` names what is about as noisy, over bases; without it a run shares its noise with its base.
     `flush_seconds` (default 5): how many seconds of points a power cut may cost.
 
     Raises LedgerError when nothing could be recorded: before training, not during it.
@@ -547,7 +548,7 @@ def _start(
     role: events.Role,
     seed_role: events.SeedRole,
     base: str | None,
-    scale: str,
+    scale: str | None,
     stage: events.Stage,
     pair_tier: events.PairTier,
 ) -> events.RunStarted:
@@ -567,7 +568,7 @@ def _start(
         seed_role=seed_role,
         base=base,
         cell=cell,
-        noise_class=events.NoiseClass(platform=where, scale=scale, metric=metric or "", stage=stage),
+        noise_class=events.NoiseClass(where, scale or f"unstated {base[:8]}", metric or "", stage),
         pair_tier=pair_tier,
         block=run,
         stage=stage,

@@ -33,7 +33,6 @@ from runners.registration import (
     base_fingerprint,
     cell_fingerprint,
     experiment_id,
-    noise_class,
     register,
 )
 
@@ -349,7 +348,7 @@ class _Session:
             seed_role=self.plan.seed_role,
             base=self.base,
             cell=cell_fingerprint(self.base, arm, seed),
-            noise_class=noise_class(self.plan, around),
+            noise_class=self.registered.event.noise_class,
             pair_tier=self.registered.event.pair_tier,
             block=self.block,
             stage=self.plan.stage,

@@ -59,7 +59,7 @@ def standing(log: Log, plan: CyclePlan, runner: Runner, around: Surroundings) ->
         first_seed=plan.first_seed,
         batch=plan.batch,
         adopt=plan.adopt,
-        noise_class=noise_class(plan.whole, around),
+        noise_class=noise_class(plan.whole, around, base),
         control=arm_event(plan.whole, runner, plan.whole.control),
         arms=tuple(arm_event(plan.whole, runner, arm) for arm in plan.whole.arm[1:]),
         candidates=plan.candidates,

@@ -61,13 +61,22 @@ def cell_fingerprint(base: str, arm: PlanArm, seed: int) -> str:
     return sha256(canonical.encode([base, arm.changes().decode(), seed])).hexdigest()[:16]
 
 
-def noise_class(plan: Plan, around: Surroundings) -> events.NoiseClass:
+def noise_class(plan: Plan, around: Surroundings, base: str) -> events.NoiseClass:
+    """Where runs are equally noisy. A plan that does not say its scale shares its noise with its own base alone: two
+    programs on one machine have nothing in common by that."""
     return events.NoiseClass(
         platform=plan.platform or around.hardware_class,
-        scale=plan.scale or "unstated",
+        scale=plan.scale or f"unstated {base[:8]}",
         metric=plan.metric,
         stage=plan.stage,
     )
+
+
+def _as_before(found: events.NoiseClass, earlier: Registered | None) -> events.NoiseClass:
+    """The class whose scale stays what an earlier registration called unstated; it was one for all once."""
+    before = earlier.event.noise_class.scale if earlier else ""
+    both = before.startswith("unstated") and found.scale.startswith("unstated")
+    return msgspec.structs.replace(found, scale=before) if both else found
 
 
 def experiment_id(plan: Plan, base: str) -> str:
@@ -194,7 +203,7 @@ def _event(
         if plan.kind == "screen"
         else tuple(events.Hypothesis(arm.name, arm.predict, arm.effect) for arm in plan.arm[1:]),
         pair_tier=plan.pair_tier or (earlier.event.pair_tier if earlier else PAIR_TIER),
-        noise_class=noise_class(plan, around),
+        noise_class=_as_before(noise_class(plan, around, base), earlier),
         stopping=plan.stopping,
         looks=(len(plan.seeds),) if plan.stopping == "fixed" else plan.looks,
         tau=plan.tau,

@@ -145,7 +145,9 @@ def run(
         seed_role="tuning",  # for all that is known it was used to choose
         base=base,
         cell=f"{base}-{content_id(arm, seed)[:16]}",
-        noise_class=NoiseClass(platform=platform, scale="unstated", metric=metric, stage=stage),
+        noise_class=NoiseClass(
+            platform=platform, scale=f"unstated {content_id(base)[:8]}", metric=metric, stage=stage
+        ),
         pair_tier="none" if seed is None else "seed",
         block=f"import-{file.digest.sha256[:16]}",
         stage=stage,

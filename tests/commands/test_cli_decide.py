@@ -120,3 +120,16 @@ def test_a_share_of_alpha_is_granted_once(home):
     done = home.call("plan", "two.toml")
     assert done.code == 0
     assert "0.00833 in cycle 2" in done.out
+
+
+def test_of_two_experiments_of_one_name_the_newest_is_meant_and_the_other_named_by_its_id(home):
+    for code in ("one", "two"):
+        home.write("named.py", f"# {code}\nimport os\nprint('val_bpb:', 1.2 + int(os.environ['SEED']) / 100)\n")
+        done = home.run("--name", "twice", "--arm", "A=1", script="named.py", seeds="0-1")
+    first, second = (row["experiment"] for row in home.sql("SELECT experiment FROM experiments ORDER BY ALL"))
+    newest = home.sql("SELECT experiment FROM experiments ORDER BY registered_position DESC LIMIT 1")[0]["experiment"]
+    other = second if newest == first else first
+    assert f"ledger report {newest[:8]}" in done.err
+    done = home.call("report", "twice")
+    assert f"2 experiments are named twice: this is the newest, {newest[:8]}; {other[:8]} by id" in done.err
+    assert (home.folder / "out" / f"twice-{newest[:8]}" / "report.md").exists()

@@ -30,6 +30,42 @@ def test_of_several_cells_a_failed_one_makes_the_code_1(home):
     assert "1 crash, 1 ok" in done.out
 
 
+def test_where_no_run_is_ok_the_next_commands_show_what_the_newest_said(home):
+    done = home.script("import sys; print('hello'); sys.exit('no data at D')", "--arm", "A=1", "--seeds", "0-1")
+    _, _, told = done.err.partition("next:\n")
+    commands = [line.split()[1:] for line in told.splitlines()]
+    run = last(home)["run"][:8]
+    assert commands[:2] == [["show", run, "--text", "stderr"], ["show", run]]
+    assert "paired_differences" not in told
+    assert home.call(*commands[0]).out == "no data at D\n"
+
+
+def test_where_they_said_nothing_on_stderr_it_is_stdout(home):
+    done = home.script("import sys; print('no data at D'); sys.exit(3)")
+    assert f"next:\n  ledger show {last(home)['run'][:8]} --text stdout\n" in done.err
+
+
+def test_cells_that_all_failed_before_are_not_run_and_it_says_how_they_are(home):
+    program = ("import sys; sys.exit(3)", "--arm", "A=1", "--seeds", "0-1")
+    assert "--retry-failed" not in home.script(*program).err
+    again = home.script(*program)
+    assert again.code == 1
+    assert "nothing was run: 4 runs failed before; --retry-failed runs them again\n" in again.err
+    assert len(home.sql("SELECT 1 FROM runs")) == 4
+    assert "nothing was run" not in home.script(program[0], "--retry-failed", *program[1:]).err
+    assert len(home.sql("SELECT 1 FROM runs")) == 8
+
+
+def test_a_run_is_shown_with_how_to_read_each_text_that_it_left(home):
+    home.script("import sys; print('val_bpb:1.2'); print('careful', file=sys.stderr)")
+    run = last(home)["run"]
+    told = home.call("show", run).err.split("\n")
+    commands = dict(line.removeprefix("its ").split(": ledger ", 1) for line in told if line.startswith("its "))
+    assert {"stdout", "stderr", "environment"} <= set(commands)
+    assert home.call(*commands["stderr"].split()).out == "careful\n"
+    assert home.call(*commands["stdout"].split()).out == "val_bpb:1.2\n"
+
+
 def test_a_program_that_prints_nothing_stops_the_rest_and_says_what_to_print(home):
     home.write("mute.py", "")
     done = home.run("--arm", "A=1", script="mute.py")
