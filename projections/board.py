@@ -482,6 +482,16 @@ def _ratio(option: Option) -> float:
     return max(0.0, option.costs[0] / k - 1.0)
 
 
+# What carries out a plan's runs: the first script that its command names, else the program; empty for the built-in
+# trainer, whatever it computes with.
+_PROGRAMS = r"""(
+    SELECT event_id, regexp_extract(
+        coalesce(list_filter(command, lambda word: regexp_matches(word, '\.(py|sh)$'))[1], command[1], ''), '[^/]*$'
+    ) AS program
+    FROM facts.experiment_registered
+)"""
+
+
 def _checks(query: Query) -> list[Option]:
     """What was measured on a proxy, and not yet on the platform that it stands for."""
     predictions = query("SELECT * FROM transfer_pred ORDER BY proxy, target, intervention", ())
@@ -490,21 +500,31 @@ def _checks(query: Query) -> list[Option]:
     slopes = {
         (row["proxy"], row["target"]): row for row in query("SELECT * FROM transfer ORDER BY proxy, target", ())
     }
-    # Of the experiments on a target the first: an option names one plan that its runs may follow.
+    # Of the experiments on a target that run the same program the first: an option names one plan that its runs may
+    # follow, and what an arm sets means something to its own program alone.
     targets = {
-        row["noise_class"]: row
+        (row["noise_class"], row["program"]): row
         for row in query(
-            """SELECT noise_class, metric, direction, delta, base FROM experiments
+            f"""SELECT noise_class, metric, direction, delta, base, program FROM experiments
+            INNER JOIN {_PROGRAMS} USING (event_id)
             WHERE noise_class IN (SELECT target FROM transfer_pred) AND hypothesis_count > 0
                 AND experiment NOT IN (SELECT experiment FROM facts.screen_planned)
             ORDER BY base DESC, first_position DESC""",
             (),
         )
     }
+    programs = {
+        row["experiment"]: row["program"]
+        for row in query(
+            f"""SELECT experiment, program FROM experiments INNER JOIN {_PROGRAMS} USING (event_id)
+            WHERE experiment IN (SELECT experiment FROM transfer_pred) ORDER BY experiment""",
+            (),
+        )
+    }
     found = []
     for row in predictions:
         slope = slopes[row["proxy"], row["target"]]
-        arm = targets.get(row["target"])
+        arm = targets.get((row["target"], programs.get(row["experiment"])))
         if arm is None or row["sd"] is None or slope["metric"] != arm["metric"]:
             continue
         sign, delta = _sign(arm["direction"]), arm["delta"]

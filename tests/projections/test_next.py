@@ -344,6 +344,28 @@ def test_two_scales_that_share_changes_have_a_slope_and_foresee_what_one_lacks(w
     assert check["m"] == pytest.approx(told["pred"])
 
 
+@pytest.mark.parametrize(
+    ("there", "ranked"),
+    [
+        (("python3.13", "/data/train.py", "--large"), True),  # the same script with other arguments
+        (("python", "other.py"), False),
+        ((), False),  # the built-in trainer knows nothing of a script's variables
+    ],
+)
+def test_a_transfer_keeps_the_program_of_its_arm(world, there, ranked):
+    world.experiment("small", {"a": -0.018}, wall={"control": 5.0}, command=("python", "train.py"))
+    world.experiment("large", {"b": -0.018}, base="b2", scale="large", wall={"control": 500.0}, command=there)
+    found = [row["base"] for row in world.rows() if row["action"] == "transfer_check"]
+    assert found == (["b2"] if ranked else [])
+
+
+def test_of_several_plans_on_a_target_a_transfer_follows_that_of_its_program(world):
+    world.experiment("small", {"a": -0.018}, wall={"control": 5.0}, command=("python", "train.py"))
+    for base, command in (("b2", ()), ("b3", ("python", "train.py")), ("b4", ("python", "x.py"))):
+        world.experiment(base, {"b": -0.018}, base=base, scale="large", wall={"control": 500.0}, command=command)
+    assert [row["base"] for row in world.rows() if row["action"] == "transfer_check"] == ["b3"]
+
+
 def test_with_few_shared_changes_there_is_no_slope_and_the_prior_foresees(world):
     world.experiment("small", {"t0": -0.02, "new": -0.02}, base="b1", scale="small", wall={"control": 5.0})
     world.experiment("large", {"t0": -0.01}, base="b2", scale="large", wall={"control": 500.0})
