@@ -50,7 +50,10 @@ Row = dict[str, Any]
 
 
 def known(query: Query, classes: Sequence[str]) -> pa.Table:
-    """Rows of SCHEMA for those of `classes` that have a run with a value."""
+    """Rows of SCHEMA for those of `classes` that have a run with a value.
+
+    A run counts with its plan in the plan's own class only, so that a row does not depend on which others are asked.
+    """
     given = ([*classes],)
     arms = _grouped(
         query(
@@ -65,10 +68,10 @@ def known(query: Query, classes: Sequence[str]) -> pa.Table:
                 runs.started_position, plans.control = runs.arm AS is_control, plans.control_key
             FROM main.runs AS runs
             INNER JOIN (
-                SELECT experiment, control, control_key FROM main.experiments
+                SELECT experiment, noise_class, control, control_key FROM main.experiments
                 WHERE noise_class IN (SELECT unnest($1))
                 QUALIFY row_number() OVER (PARTITION BY noise_class ORDER BY first_position DESC, experiment) <= $2
-            ) AS plans ON plans.experiment = runs.experiment
+            ) AS plans ON plans.experiment = runs.experiment AND plans.noise_class = runs.noise_class
             WHERE runs.noise_class IN (SELECT unnest($1)) AND runs.status = 'ok' AND runs.seed IS NOT NULL
                 AND isfinite(runs.value) AND abs(runs.value) < 1e100
             QUALIFY row_number() OVER (
