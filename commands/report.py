@@ -25,16 +25,17 @@ def command(asked: Asked, experiment: str | None, output: str | None) -> None:
     tables = asked.tables(log)
     plan = find_experiment(tables, experiment)
     folder = output or default_folder(tables, plan)
+    plots, why_none = [], ""
     try:
         plots = plot(tables, plan, folder)
     except UsageError as error:
-        say(str(error))
-        plots = []
+        why_none = str(error)
+        say(why_none)
     path = os.path.join(folder, "report.md")
     try:
         os.makedirs(folder, exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
-            file.write(page(log, tables, plan, [os.path.basename(p) for p in plots]))
+            file.write(page(log, tables, plan, [os.path.basename(p) for p in plots], why_none))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     decisions = _decisions(tables, plan)
@@ -55,8 +56,8 @@ def _decisions(tables: Any, plan: dict[str, Any]) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
-    """The report's text. Everything that a person typed is escaped."""
+def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str], why_none: str) -> str:
+    """The report's text, with why there are no plots if there are none. Everything that a person typed is escaped."""
     decisions = _decisions(tables, plan)
     better = "lower is better" if plan["direction"] == "lower" else "higher is better"
     parts = [f"# {text(plan['name'])}", ""]
@@ -85,6 +86,8 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
         parts += ["", "## Loss curves", ""]
         against = text(plan["control"])
         parts += [f"![{text(os.path.splitext(name)[0])} against {against}]({name})\n" for name in plots]
+    elif why_none:
+        parts += ["", "## Loss curves", "", f"None: {text(why_none)}."]
     head = tables.head
     parts += [
         "",
