@@ -45,8 +45,8 @@ def command(asked: Asked, source: str | None, do: bool) -> int:
         say(f"and {len(made.damage) - 20} more")
     if made.damage:
         say(
-            "this cannot be repaired from what is here, and nothing was touched; the ledger can be read up to there. "
-            "Restore it with `ledger repair --from COPY --apply`"
+            "this cannot be repaired from what is here, and nothing was touched; what is whole before it stays as it "
+            "is, and where the log has a gap no command reads it. Restore it with `ledger repair --from COPY --apply`"
         )
         return 3
     if not made.steps:

@@ -96,7 +96,9 @@ def identity(root: str) -> Identity:
     except (FileNotFoundError, NotADirectoryError):
         if os.path.isfile(root):
             raise NotALedger(f"{root} is a file; a ledger is a folder made by `ledger init`") from None
-        raise NotALedger(f"no ledger at {root}; create one with `ledger init {root}`") from None
+        raise NotALedger(
+            f"no ledger at {root}; name one with --ledger or LEDGER_HOME, or create it with `ledger init {root}`"
+        ) from None
     except OSError as error:
         raise NotALedger(f"cannot read {path}: {disk.plain(error)}") from None
     try:
