@@ -251,7 +251,7 @@ def _tell_end(asked: Asked, log: Log, planned: CyclePlanned, last: CycleRanked) 
         INNER JOIN experiments ON experiments.experiment = decision.experiment AND experiments.base = $2
         INNER JOIN facts.cycle_ranked AS ranked
             ON ranked.experiment = experiments.name AND ranked.cycle = $1
-        WHERE decision.latest
+        WHERE decision.latest AND decision.registered
         ORDER BY ranked.number, decision.intervention""",
         (planned.cycle, planned.base),
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ledger.errors import UsageError
 from ledger.events import DecisionMade
-from projections.decide import Difference, again, compared, replay
+from projections.decide import Difference, again, beside, compared
 from projections.engine import Tables
 from projections.evidence import Evidence, gather
 from projections.statistics.policies import FOUNDING
@@ -39,15 +39,24 @@ class Against(NamedTuple):
 
 def against(then: Tables, now: Tables, recorded: DecisionMade) -> Against:
     """`recorded` beside what the same policy says on `now`; `then` are the tables as of the head that it read."""
-    program = replay(then, recorded)
+    program = _program(then, recorded)
     refused, made = "", None
     try:
         made = again(now, recorded)
     except UsageError as error:
         refused = str(error)
-    differences = [] if made is None else [one for one in compared(recorded, made) if one.field != "used"]
+    differences = (
+        [] if made is None else [one for one in compared(recorded, made) if one.field not in ("used", "engine")]
+    )
     before, after = _of(then, recorded.experiment), _of(now, recorded.experiment)
     return Against(recorded, made, refused, program, differences, _changes(then, now, recorded, before, after))
+
+
+def _program(then: Tables, recorded: DecisionMade) -> list[Difference]:
+    """What this program finds otherwise on the events that were read; that its engine has another number is told only
+    beside a figure that differs."""
+    found = beside(then, recorded, again(then, recorded))
+    return [] if {one.field for one in found} <= {"code", "engine"} else found
 
 
 def _of(tables: Tables, experiment: str) -> Evidence | None:

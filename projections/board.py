@@ -22,6 +22,7 @@ import msgspec
 
 from ledger.events import Arm, CyclePlanned
 from projections.statistics import value
+from projections.statistics.policies import of_plan_sql
 from projections.statistics.screen import runs_of
 from projections.statistics.transfer import foreseen
 
@@ -116,8 +117,11 @@ def options(query: Query, parts: Collection[str] | None = None) -> list[Option]:
     return sorted(found, key=lambda option: (option.id, option.base, option.experiment))
 
 
-def cycle_options(query: Query, planned: CyclePlanned) -> list[Option]:
-    """The candidates of one cycle plan, whether or not it is in the log, and a screen of them."""
+def cycle_options(query: Query, planned: CyclePlanned, own: bool = True) -> list[Option]:
+    """The candidates of one cycle plan, whether or not it is in the log, and a screen of them.
+
+    Without `own` decisions of any policy count, which was so up to next/2.
+    """
     keys = [_digest(query, arm) for arm in (planned.control, *planned.arms)]
     cycle: Row = {
         **msgspec.to_builtins(planned),
@@ -126,7 +130,7 @@ def cycle_options(query: Query, planned: CyclePlanned) -> list[Option]:
         "keys": keys[1:],
     }
     have = known(query, (planned.base,))
-    found = _candidates(cycle, have, query)
+    found = _candidates(cycle, have, query, own)
     return sorted([*found, *_screens(found, have)], key=lambda option: option.id)
 
 
@@ -149,24 +153,26 @@ def _digest(query: Query, arm: Arm) -> str:
 
 def _arms(query: Query, bases: Collection[str] | None = None) -> list[Row]:
     """One row a treatment on a base: of several experiments with it the one that was decided last, else the newest.
-    With its verdict and its control. The stacks of a screen are no treatments."""
+    With its control, and the verdict of its plan's own policy: what other rules said stands beside. The stacks of a
+    screen are no treatments."""
     only, given = _only(bases, "plans.base")
     return query(
         f"""WITH mine AS (
             SELECT
                 arms.experiment, arms.arm AS name, arms.condition, arms.control_condition, arms.position,
                 plans.base, plans.metric, plans.direction, plans.delta, plans.tau, plans.track, plans.noise_class,
-                plans.control, plans.name AS experiment_name
+                plans.control, plans.name AS experiment_name, {of_plan_sql("plans.policy")} AS policy
             FROM experiment_arms AS arms
             INNER JOIN experiments AS plans ON plans.experiment = arms.experiment
                 AND plans.control <> arms.arm AND arms.control_condition IS NOT NULL AND NOT arms.stack
             {only}
         ),
         verdicts AS (
-            SELECT experiment, intervention, arg_max(verdict, position) AS verdict, max(position) AS position
+            SELECT
+                experiment, intervention, policy, arg_max(verdict, position) AS verdict, max(position) AS position
             FROM facts.decision_made
             WHERE experiment IN (SELECT experiment FROM mine)
-            GROUP BY experiment, intervention
+            GROUP BY experiment, intervention, policy
         ),
         waiting AS (
             SELECT experiment, intervention, count(*) FILTER (pending) AS pending
@@ -177,6 +183,7 @@ def _arms(query: Query, bases: Collection[str] | None = None) -> list[Row]:
         SELECT mine.* EXCLUDE (position), verdicts.verdict, coalesce(waiting.pending, 0) AS pending
         FROM mine
         LEFT JOIN verdicts ON verdicts.experiment = mine.experiment AND verdicts.intervention = mine.name
+            AND verdicts.policy = mine.policy
         LEFT JOIN waiting ON waiting.experiment = mine.experiment AND waiting.intervention = mine.name
         QUALIFY row_number() OVER (
             PARTITION BY mine.base, mine.noise_class, mine.control_condition, mine.condition
@@ -287,19 +294,19 @@ def _open(arm: Row, have: Known) -> list[Option]:
     ]  # fmt: skip
 
 
-def _candidates(cycle: Row, have: Known, query: Query) -> list[Option]:
+def _candidates(cycle: Row, have: Known, query: Query, own: bool = True) -> list[Option]:
     """The candidates of a series of cycles: a fixed number of fresh seeds each, the control's shared by a batch."""
     verdicts = {
         row["intervention"]: row["verdict"]
         for row in query(
-            """SELECT decision.intervention, arg_max(decision.verdict, decision.position) AS verdict
+            f"""SELECT decision.intervention, arg_max(decision.verdict, decision.position) AS verdict
             FROM facts.decision_made AS decision
             INNER JOIN experiments ON experiments.experiment = decision.experiment
             INNER JOIN facts.cycle_ranked AS ranked
                 ON ranked.experiment = experiments.name AND experiments.base = $2
-            WHERE ranked.cycle = $1
+            WHERE ranked.cycle = $1 AND (NOT $3 OR decision.policy = {of_plan_sql("experiments.policy")})
             GROUP BY decision.intervention ORDER BY decision.intervention""",
-            (cycle["cycle"], cycle["base"]),
+            (cycle["cycle"], cycle["base"], own),
         )
     }
     lineage = _lineage_priors(query) if any(one["technique"] for one in cycle["candidates"]) else {}
@@ -475,6 +482,16 @@ def _ratio(option: Option) -> float:
     return max(0.0, option.costs[0] / k - 1.0)
 
 
+# What carries out a plan's runs: the first script that its command names, else the program; empty for the built-in
+# trainer, whatever it computes with.
+_PROGRAMS = r"""(
+    SELECT event_id, regexp_extract(
+        coalesce(list_filter(command, lambda word: regexp_matches(word, '\.(py|sh)$'))[1], command[1], ''), '[^/]*$'
+    ) AS program
+    FROM facts.experiment_registered
+)"""
+
+
 def _checks(query: Query) -> list[Option]:
     """What was measured on a proxy, and not yet on the platform that it stands for."""
     predictions = query("SELECT * FROM transfer_pred ORDER BY proxy, target, intervention", ())
@@ -483,21 +500,31 @@ def _checks(query: Query) -> list[Option]:
     slopes = {
         (row["proxy"], row["target"]): row for row in query("SELECT * FROM transfer ORDER BY proxy, target", ())
     }
-    # Of the experiments on a target the first: an option names one plan that its runs may follow.
+    # Of the experiments on a target that run the same program the first: an option names one plan that its runs may
+    # follow, and what an arm sets means something to its own program alone.
     targets = {
-        row["noise_class"]: row
+        (row["noise_class"], row["program"]): row
         for row in query(
-            """SELECT noise_class, metric, direction, delta, base FROM experiments
+            f"""SELECT noise_class, metric, direction, delta, base, program FROM experiments
+            INNER JOIN {_PROGRAMS} USING (event_id)
             WHERE noise_class IN (SELECT target FROM transfer_pred) AND hypothesis_count > 0
                 AND experiment NOT IN (SELECT experiment FROM facts.screen_planned)
             ORDER BY base DESC, first_position DESC""",
             (),
         )
     }
+    programs = {
+        row["experiment"]: row["program"]
+        for row in query(
+            f"""SELECT experiment, program FROM experiments INNER JOIN {_PROGRAMS} USING (event_id)
+            WHERE experiment IN (SELECT experiment FROM transfer_pred) ORDER BY experiment""",
+            (),
+        )
+    }
     found = []
     for row in predictions:
         slope = slopes[row["proxy"], row["target"]]
-        arm = targets.get(row["target"])
+        arm = targets.get((row["target"], programs.get(row["experiment"])))
         if arm is None or row["sd"] is None or slope["metric"] != arm["metric"]:
             continue
         sign, delta = _sign(arm["direction"]), arm["delta"]

@@ -19,7 +19,7 @@ from projections import board
 from projections.catalog import code_digest
 from projections.decide import Difference
 from projections.engine import Tables
-from projections.ranking import PROCEDURE, ranked
+from projections.ranking import PROCEDURE, PROCEDURES, ranked
 from projections.statistics import stopping
 from projections.statistics.multiplicity import cycle_alpha
 from projections.statistics.numeric import digits
@@ -63,23 +63,24 @@ def standing(tables: Tables, cycle: str) -> Standing:
         return Standing("run", last, experiment)
     (decided,) = tables.rows(
         """SELECT count(DISTINCT intervention) AS n FROM decisions
-        WHERE experiment = $1
+        WHERE experiment = $1 AND registered
             AND position > (SELECT coalesce(max(finished_position), -1) FROM runs WHERE experiment = $1)""",
         (experiment,),
     )
     return Standing("rank" if decided["n"] >= len(last.chosen) else "decide", last, experiment)
 
 
-def rank(tables: Tables, planned: CyclePlanned, plan_id: str, name_of: Any = None) -> CycleRanked:
-    """What the next cycle measures, or why there is none, as of these tables."""
-    options = ranked(board.cycle_options(_query(tables), planned))
+def rank(tables: Tables, planned: CyclePlanned, plan_id: str, procedure: str = PROCEDURE) -> CycleRanked:
+    """What the next cycle measures, or why there is none, as of these tables, by the newest procedure or an older."""
+    own = procedure != "next/2"
+    options = ranked(board.cycle_options(_query(tables), planned, own))
     measured = [ranking for ranking, _ in _rankings(tables, planned.cycle) if not ranking.stopped]
     number = len(measured) + 1
     limits = {rule.rule: rule.limit for rule in planned.stop}
     price = limits.get("price", 0.0)
     single = [row for row in options if row["action"] in ("ablate", "add_seeds") and row["rank"] is not None]
     chosen = [row for row in single if row["score"] > 0 and row["score"] >= price][: planned.batch]
-    state = _state(tables, planned, measured, single, chosen)
+    state = _state(tables, planned, measured, single, chosen, own)
     rules = stopping.evaluate(limits, state)
     rule = stopping.holding(rules)
     alpha = cycle_alpha(planned.alpha, number)
@@ -93,7 +94,7 @@ def rank(tables: Tables, planned: CyclePlanned, plan_id: str, name_of: Any = Non
     return CycleRanked(
         cycle=planned.cycle,
         number=number,
-        procedure=PROCEDURE,
+        procedure=procedure,
         code=code_digest(),
         head=tables.head,
         plan=plan_id,
@@ -112,7 +113,10 @@ def rank(tables: Tables, planned: CyclePlanned, plan_id: str, name_of: Any = Non
 
 
 def replay(tables: Tables, recorded: CycleRanked) -> list[Difference]:
-    """Rank again as of the judgement's head and list what differs; empty when it comes out exactly."""
+    """Rank again as of the judgement's head by its procedure and list what differs; empty when it comes out exactly.
+
+    A procedure that this program does not have is a difference of `procedure`.
+    """
     found: list[Difference] = []
     if tables.head != recorded.head:
         found.append(Difference("head.root", recorded.head.root, tables.head.root))
@@ -122,7 +126,8 @@ def replay(tables: Tables, recorded: CycleRanked) -> list[Difference]:
     planned = msgspec.json.decode(
         msgspec.json.encode(msgspec.json.decode(rows[0]["body"])["data"]), type=CyclePlanned
     )
-    now = rank(tables, planned, recorded.plan)
+    procedure = recorded.procedure if recorded.procedure in PROCEDURES else PROCEDURE
+    now = rank(tables, planned, recorded.plan, procedure)
     before, after = msgspec.to_builtins(recorded), msgspec.to_builtins(now)
     found += [
         Difference(name, before[name], after[name])
@@ -150,9 +155,9 @@ def _rankings(tables: Tables, cycle: str) -> list[tuple[CycleRanked, int]]:
 
 
 def _state(
-    tables: Tables, planned: CyclePlanned, measured: list[CycleRanked], open_: list[Row], chosen: list[Row]
+    tables: Tables, planned: CyclePlanned, measured: list[CycleRanked], open_: list[Row], chosen: list[Row], own: bool
 ) -> stopping.State:
-    """What the stop rules look at. Times are what the runs took."""
+    """What the stop rules look at. Times are what the runs took; verdicts are those of the plans' own policies."""
     names = [ranking.experiment for ranking in measured]
     runs = tables.rows(
         """SELECT experiments.name, runs.arm, runs.status, runs.wall_s FROM runs
@@ -167,8 +172,9 @@ def _state(
         for row in tables.rows(
             """SELECT experiments.name, decisions.intervention, decisions.verdict FROM decisions
             INNER JOIN experiments ON experiments.experiment = decisions.experiment
-            WHERE experiments.base = $1 AND decisions.latest ORDER BY decisions.position""",
-            (planned.base,),
+            WHERE experiments.base = $1 AND decisions.latest AND (decisions.registered OR NOT $2)
+            ORDER BY decisions.position""",
+            (planned.base, own),
         )
     }
     verdicts = [

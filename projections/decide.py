@@ -20,7 +20,7 @@ from ledger.upcasters import DECISION_ADDED_IN_2, MOST_USED, used_digest
 from projections.catalog import code_digest
 from projections.engine import Tables
 from projections.evidence import Evidence, gather
-from projections.judged import FIELDS, judged, refuse, registered
+from projections.judged import ENGINE, ENGINES, FIELDS, judged, refuse, registered
 from projections.statistics.policies import FOUNDING, Policy, find
 
 Row = dict[str, Any]
@@ -34,17 +34,19 @@ class Difference(NamedTuple):
     now: Any
 
 
-def decide(tables: Tables, experiment: str, policy: Policy | None = None) -> list[DecisionMade]:
+def decide(tables: Tables, experiment: str, policy: Policy | None = None, engine: str = ENGINE) -> list[DecisionMade]:
     """A decision for every hypothesis of an experiment, in the order of their names, by `policy` or by the one that
-    its plan registered.
+    its plan registered. With a policy it may be an older engine that judges.
 
     Raises UsageError when there is no such experiment, it has no hypothesis, no pair of runs has ended, or the policy
     needs what the runs lack.
     """
-    return decide_all(tables, [experiment], policy)[0]
+    return decide_all(tables, [experiment], policy, engine)[0]
 
 
-def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None = None) -> list[list[DecisionMade]]:
+def decide_all(
+    tables: Tables, experiments: Sequence[str], policy: Policy | None = None, engine: str = ENGINE
+) -> list[list[DecisionMade]]:
     """The same for several experiments, each as if alone. Raises UsageError for the first that cannot be decided."""
     found = {each.plan["experiment"]: each for each in gather(tables.rows, experiments)}
     for experiment in experiments:
@@ -57,7 +59,7 @@ def decide_all(tables: Tables, experiments: Sequence[str], policy: Policy | None
     for each in many:
         _refuse(tables, each, policy)
     # By the plans' own policies the table `effects` has it all.
-    judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy)
+    judgements = _effects(tables, experiments) if policy is None else judged(tables.rows, many, policy, engine)
     code = code_digest()
     return [[_decision(tables, each, row, code) for row in rows] for each, rows in zip(many, judgements, strict=True)]
 
@@ -119,22 +121,28 @@ def _pairs(tables: Tables, experiment: str, intervention: str) -> list[str]:
     return [row["finished_id"] for row in rows]
 
 
-def again(tables: Tables, recorded: DecisionMade) -> DecisionMade | None:
+def again(tables: Tables, recorded: DecisionMade, engine: str = ENGINE) -> DecisionMade | None:
     """The same judgement on other tables: same hypothesis, same policy. None when the hypothesis is not there.
 
     Raises UsageError as `decide`, and for a policy that this program does not have.
     """
-    made = decide(tables, recorded.experiment, find(recorded.policy))
+    made = decide(tables, recorded.experiment, find(recorded.policy), engine)
     return {one.intervention: one for one in made}.get(recorded.intervention)
 
 
 def replay(tables: Tables, recorded: DecisionMade) -> list[Difference]:
     """Decide again on `tables` (as of the judgement's head) and list every figure that differs.
 
-    Empty when the judgement comes out exactly. A changed engine or policy is a difference of `engine` or
-    `policy_digest`. Of a judgement of version 1 what it has said is compared.
+    It is decided by the engine that the judgement names. Empty when the judgement comes out exactly. An engine that
+    this program does not have, or a changed policy, is a difference of `engine` or `policy_digest`. Of a judgement
+    of version 1 what it has said is compared.
     """
-    return _beside(tables, recorded, again(tables, recorded))
+    return beside(tables, recorded, again(tables, recorded, _engine(recorded)))
+
+
+def _engine(recorded: DecisionMade) -> str:
+    """The engine that made a judgement, else the newest."""
+    return recorded.engine if recorded.engine in ENGINES else ENGINE
 
 
 def replay_many(tables: Tables, many: Sequence[DecisionMade]) -> list[list[Difference]]:
@@ -142,34 +150,35 @@ def replay_many(tables: Tables, many: Sequence[DecisionMade]) -> list[list[Diffe
 
     One that cannot be made again has a difference of `experiment` that says why, and hides no other.
     """
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[tuple[str, str], list[str]] = {}
     for recorded in many:
-        of = wanted.setdefault(recorded.policy, [])
+        of = wanted.setdefault((recorded.policy, _engine(recorded)), [])
         of += [recorded.experiment] if recorded.experiment not in of else []
-    made: dict[tuple[str, str, str], DecisionMade] = {}
+    made: dict[tuple[str, str, str, str], DecisionMade] = {}
     refused: dict[tuple[str, str], str] = {}
-    for name, experiments in wanted.items():
+    for (name, engine), experiments in wanted.items():
         try:
-            decided = decide_all(tables, experiments, find(name))
+            decided = decide_all(tables, experiments, find(name), engine)
         except UsageError:
             decided = []
             for experiment in experiments:
                 try:
-                    decided.append(decide(tables, experiment, find(name)))
+                    decided.append(decide(tables, experiment, find(name), engine))
                 except UsageError as error:
                     refused[name, experiment] = str(error)
-        made |= {(name, one.experiment, one.intervention): one for each in decided for one in each}
+        made |= {(name, engine, one.experiment, one.intervention): one for each in decided for one in each}
     found = []
     for recorded in many:
         if why := refused.get((recorded.policy, recorded.experiment)):
             found.append([Difference("experiment", recorded.experiment, why)])
         else:
-            now = made.get((recorded.policy, recorded.experiment, recorded.intervention))
-            found.append(_beside(tables, recorded, now))
+            now = made.get((recorded.policy, _engine(recorded), recorded.experiment, recorded.intervention))
+            found.append(beside(tables, recorded, now))
     return found
 
 
-def _beside(tables: Tables, recorded: DecisionMade, now: DecisionMade | None) -> list[Difference]:
+def beside(tables: Tables, recorded: DecisionMade, now: DecisionMade | None) -> list[Difference]:
+    """What differs between a judgement and the same one made again on these tables, which should have its head."""
     differences: list[Difference] = []
     if tables.head != recorded.head:
         differences.append(Difference("head.root", recorded.head.root, tables.head.root))

@@ -55,7 +55,8 @@ def gather(query: Query, experiments: Sequence[str] | None = None) -> list[Evide
     registered = _grouped(
         query(
             f"""SELECT experiment, event_id, seeds, looks, tau, seed_role, [arm.name FOR arm IN arms] AS arms,
-                [claim.arm FOR claim IN hypotheses] AS claims
+                [claim.arm FOR claim IN hypotheses] AS claims,
+                CASE WHEN len(command) > 0 THEN arms END AS settings
             FROM facts.experiment_registered {only} ORDER BY experiment, position""",
             given,
         )
@@ -155,12 +156,34 @@ def _evidence(plan: Row, registered: list[Row], runs: list[Row], classes: Classe
         look=look,
         cycle=plan["cycle"],
         class_variances=tuple(part for study, part in classes.get(unit, ()) if study != experiment),
+        sets=_sets(registered, control, arms),
         defects=(f"a value is beyond {HUGE:g}: that is no measurement, retract its outcome",) if beyond else (),
     )
     outcomes = sorted(
         (row["finished_position"], row["finished_id"], row["arm"], row["seed"], row["bank"]) for row in kept
     )
     return Evidence(plan, inputs, tuple(outcomes), tuple(row["event_id"] for row in registered))
+
+
+def _sets(registered: list[Row], control: str, arms: tuple[str, ...]) -> dict[str, str]:
+    """In what treatments of a program differ from its control, by names and arguments. What the built-in trainer is
+    told it reads, or refuses, so of its arms nothing is said."""
+    settings = {arm["name"]: arm for row in registered for arm in row["settings"] or ()}
+    if control not in settings:
+        return {}
+    found = {}
+    env = {pair["name"]: pair["value"] for pair in settings[control]["env"]}
+    args = settings[control]["args"]
+    for name in arms:
+        if name not in settings:
+            continue
+        mine = {pair["name"]: pair["value"] for pair in settings[name]["env"]}
+        told = [one for one in sorted(env.keys() | mine.keys()) if env.get(one) != mine.get(one)]
+        if settings[name]["args"] != args:
+            told.append(" ".join(one for one in settings[name]["args"] if one not in args) or "its arguments")
+        if told:
+            found[name] = ", ".join(told)
+    return found
 
 
 def _huge(row: Row) -> bool:

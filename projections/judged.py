@@ -22,9 +22,12 @@ from projections.evidence import Evidence, Query, with_nats
 from projections.statistics.inputs import check
 from projections.statistics.judgement import Finding, Judgement
 from projections.statistics.judging import judge_all
-from projections.statistics.policies import FOUNDING, Policy, digest, find
+from projections.statistics.policies import FOUNDING, Policy, digest, of_plan
 
-ENGINE = "judging/1"  # of the package statistics; a change of its figures is another number
+# Of the package statistics; a change of its figures is another number. A judgement that was made by an older one is
+# made again by that one. 2: an arm whose runs are the control's, digit for digit, is invalid.
+ENGINE = "judging/2"
+ENGINES = ("judging/1", ENGINE)
 Row = dict[str, Any]
 
 _OF_THE_EVENT = ("code", "head", "used", "used_count", "used_digest")  # of a decision, not of a judgement
@@ -45,8 +48,11 @@ FIELDS = tuple(name for name in DecisionMade.__struct_fields__ if name not in _O
 SCHEMA = pa.schema([(name, _arrow(typing.get_type_hints(DecisionMade)[name])) for name in FIELDS])
 
 
-def judged(query: Query, many: Sequence[Evidence], policy: Policy | None = None) -> list[list[Row]]:
-    """Rows of SCHEMA for each experiment, by `policy` or by the one that its plan registered.
+def judged(
+    query: Query, many: Sequence[Evidence], policy: Policy | None = None, engine: str = ENGINE
+) -> list[list[Row]]:
+    """Rows of SCHEMA for each experiment, by `policy` or by the one that its plan registered, as
+    this engine does it; the founding rule is its own.
 
     What cannot be judged has a row that says why; `refuse` raises it.
     """
@@ -55,7 +61,9 @@ def judged(query: Query, many: Sequence[Evidence], policy: Policy | None = None)
     for one in sorted({one for one, _ in chosen}, key=lambda one: one.id):
         mine = [each for other, each in chosen if other == one]
         found |= (
-            _founding(query, mine) if one is FOUNDING else _judged(one, [_told(query, one, each) for each in mine])
+            _founding(query, mine)
+            if one is FOUNDING
+            else _judged(one, [_as_of(engine, _told(query, one, each)) for each in mine], engine)
         )
     return [found[each.plan["experiment"]] for each in many]
 
@@ -81,26 +89,31 @@ def _told(query: Query, policy: Policy, each: Evidence) -> Evidence:
     return with_nats(query, each) if asks else each
 
 
+def _as_of(engine: str, each: Evidence) -> Evidence:
+    """The evidence without what an older engine did not look at."""
+    if engine == "judging/1":
+        return each._replace(inputs=msgspec.structs.replace(each.inputs, sets={}))
+    return each
+
+
 def registered(each: Evidence) -> Policy:
-    """The policy of a plan. A plan from before there were policies, and one that names none that is known, has the
-    ledger's own."""
-    try:
-        return find(each.plan["policy"])
-    except UsageError:
-        return find("ledger")
+    """The policy of a plan."""
+    return of_plan(each.plan["policy"])
 
 
 # ── the policies of the package statistics ──
 
 
-def _judged(policy: Policy, many: Sequence[Evidence]) -> dict[str, list[Row]]:
+def _judged(policy: Policy, many: Sequence[Evidence], engine: str) -> dict[str, list[Row]]:
     try:
         together = judge_all(policy, [each.inputs for each in many], unrun=True)
     except UsageError:
         pass
     else:
         return {
-            each.plan["experiment"]: [_row(each, policy, finding, judgement) for finding in judgement.findings]
+            each.plan["experiment"]: [
+                _row(each, policy, finding, judgement, engine) for finding in judgement.findings
+            ]
             for each, judgement in zip(many, together, strict=True)
         }
     sound, found = [], {}
@@ -108,20 +121,24 @@ def _judged(policy: Policy, many: Sequence[Evidence]) -> dict[str, list[Row]]:
         try:
             judge_all(policy, [each.inputs], unrun=True)
         except UsageError as error:  # one plan that cannot be judged must not hide the others
-            found[each.plan["experiment"]] = [_unjudged(each, policy, arm, str(error)) for arm in each.inputs.arms]
+            found[each.plan["experiment"]] = [
+                _unjudged(each, policy, arm, str(error), engine) for arm in each.inputs.arms
+            ]
         else:
             sound.append(each)
     for each, judgement in zip(sound, judge_all(policy, [each.inputs for each in sound], unrun=True), strict=True):
-        found[each.plan["experiment"]] = [_row(each, policy, finding, judgement) for finding in judgement.findings]
+        found[each.plan["experiment"]] = [
+            _row(each, policy, finding, judgement, engine) for finding in judgement.findings
+        ]
     return found
 
 
-def _unjudged(each: Evidence, policy: Policy, arm: str, why: str) -> Row:
+def _unjudged(each: Evidence, policy: Policy, arm: str, why: str, engine: str) -> Row:
     said = Finding(arm=arm, track=each.inputs.track, verdict="invalid", defect=why, why=f"{arm}: {why}.")
-    return _row(each, policy, said, None)
+    return _row(each, policy, said, None, engine)
 
 
-def _row(each: Evidence, policy: Policy, finding: Finding, judgement: Judgement | None) -> Row:
+def _row(each: Evidence, policy: Policy, finding: Finding, judgement: Judgement | None, engine: str) -> Row:
     plan, inputs = each.plan, each.inputs
     row: Row = msgspec.structs.asdict(finding)
     row["intervention"] = row.pop("arm")
@@ -129,7 +146,7 @@ def _row(each: Evidence, policy: Policy, finding: Finding, judgement: Judgement 
         "experiment": plan["experiment"],
         "policy": policy.id,
         "policy_digest": digest(policy),
-        "engine": ENGINE,
+        "engine": engine,
         "mode": "fixed",
         "alpha": plan["alpha"],
         "cycle": inputs.cycle,

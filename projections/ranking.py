@@ -19,7 +19,10 @@ from projections.board import Option, Query, figure
 from projections.statistics import value
 from projections.statistics.numeric import digits
 
-PROCEDURE = "next/2"  # 2: the noise of a run is that of the table noise
+# 2: the noise of a run is that of the table noise. 3: what is decided goes by the decisions of the plan's own policy,
+# and a transfer keeps the program of its arm.
+PROCEDURE = "next/3"
+PROCEDURES = ("next/2", PROCEDURE)  # by which a ranking can be made again
 SINGLE = ("ablate", "add_seeds", "separate_aliases", "transfer_check")  # what the seed plan's rule knows of
 SCHEMA = pa.schema(
     [

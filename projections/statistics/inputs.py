@@ -67,6 +67,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[str, ...] = ()  # reasons of selection that an audit found
     defects: tuple[str, ...] = ()  # other reasons why nothing may be claimed
     nats_per_unit: float | None = None  # of the metric, where that is known
+    sets: dict[str, str] = {}  # of a program's treatments what they set otherwise than the control, in words
 
     def planned(self, arm: str) -> set[int]:
         """Seeds that were planned for an arm up to now."""
@@ -158,6 +159,23 @@ def sort_out(inputs: Inputs) -> Cells:
             lost[arm] += seed in ran[arm] and seed not in values[arm] and seed not in early_values[arm]
     bases = len({run.base for run in inputs.runs})
     return Cells(values, early_values, failures, attempts, pending, lost, early, tuning, bank, bases)
+
+
+def unread(inputs: Inputs, name: str, values: dict[int, float], control: dict[int, float]) -> str:
+    """Why a treatment is no treatment: its runs are the control's, digit for digit, though it sets something else.
+
+    Empty where that cannot be said: for arms that set nothing of their own, for settings that are known to be read,
+    with one shared seed, with values that do not depend on the seed, and where the metric is known to be rounded.
+    """
+    shared = values.keys() & control.keys()
+    if name not in inputs.sets or inputs.resolution > 0 or len(shared) < 2:
+        return ""
+    if any(values[seed] != control[seed] for seed in shared) or len({values[seed] for seed in shared}) == 1:
+        return ""
+    return (
+        "its runs are the control's, digit for digit: the program does not seem to read what the arm sets "
+        f"({inputs.sets[name]})"
+    )
 
 
 _BANK = -(2**40)  # seeds of banked controls, which pair with nothing

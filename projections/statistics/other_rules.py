@@ -13,7 +13,7 @@ from ledger.errors import UsageError
 from projections.statistics import classical, multiplicity
 from projections.statistics.effects import differences
 from projections.statistics.failures import condition, fisher
-from projections.statistics.inputs import Cells, Inputs, Track, sort_out
+from projections.statistics.inputs import Cells, Inputs, Track, sort_out, unread
 from projections.statistics.judgement import Finding, Judgement, VerdictName, rounded
 from projections.statistics.numeric import digits
 from projections.statistics.policies import Policy, digest
@@ -147,6 +147,9 @@ def _finding(policy: Policy, inputs: Inputs, cells: Cells, row: Row) -> Finding:
     defect = "selection: " + "; ".join(inputs.flags) if inputs.flags else "; ".join(inputs.defects)
     if cells.bases > 1:
         defect = f"its runs come from {cells.bases} bases"
+    if not defect and policy.target is None:  # beside a target the control does not matter
+        _, treatment, control = _values(inputs, cells, row["arm"])
+        defect = unread(inputs, row["arm"], treatment, control)
     held, found = _test(policy, inputs, row)
     better = row.get("effect") is not None and (row["effect"] < 0) == (inputs.direction == "lower")
     verdict: VerdictName

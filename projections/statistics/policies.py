@@ -112,6 +112,24 @@ POLICIES = (
 )
 
 
+def of_plan(name: str | None) -> Policy:
+    """The policy that a plan registered. A plan from before there were policies, and one that names none that is
+    known, has the ledger's own."""
+    try:
+        return find(name or "")
+    except UsageError:
+        return find("ledger")
+
+
+def of_plan_sql(column: str) -> str:
+    """The same in SQL: the id of the policy of the plan whose `policy` is in this column."""
+    ids = ", ".join(f"'{policy.id}'" for policy in (*POLICIES, FOUNDING))
+    names = " ".join(f"WHEN '{policy.name}' THEN '{find(policy.name).id}'" for policy in (*POLICIES, FOUNDING))
+    return (
+        f"CASE WHEN {column} IN ({ids}) THEN {column} ELSE CASE {column} {names} ELSE '{find('ledger').id}' END END"
+    )
+
+
 @functools.cache
 def digest(policy: Policy) -> str:
     """Digest of everything a policy says, so that a judgement names the rule that it followed."""

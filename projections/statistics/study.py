@@ -1,7 +1,8 @@
 """What was measured in one experiment, before any distribution function: arms, variances, estimates.
 
 It decides which runs may carry which claim: a claim is confirmed with fresh seeds only, controls may
-come from the bank of the same base, and runs that ignore their seed or differ in base carry none.
+come from the bank of the same base, and runs that ignore their seed or their settings, or differ in base, carry
+none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from projections.statistics.effects import (
     own_variance,
     same_seed_correlation,
 )
-from projections.statistics.inputs import OK, Cells, Inputs, sort_out
+from projections.statistics.inputs import OK, Cells, Inputs, sort_out, unread
 from projections.statistics.numeric import mean
 from projections.statistics.policies import Policy
 from projections.statistics.variances import Prior, Spread, fit_prior, own_spread, rounding_variance, spreads
@@ -169,6 +170,8 @@ def _defect(inputs: Inputs, cells: Cells, name: str, values: Values, control: Va
         return f"its runs come from {cells.bases} bases: code, data or hardware differ by more than the change"
     if floor > 0:
         return ""
+    if why := unread(inputs, name, values, control):
+        return why
     if inputs.tier == "fork":
         d = differences(values, control)
         if len(d) > 1 and len({*d}) == 1:

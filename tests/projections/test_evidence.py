@@ -116,6 +116,33 @@ def test_a_seed_that_chose_something_confirms_nothing(log):
     assert (row["tuning"], row["n_t"]) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("command", "sets", "verdict"),
+    [
+        (("python", "train.py"), {"t": "9"}, "invalid"),
+        (("python", "train.py"), {"c": "9"}, "invalid"),  # what the control alone sets
+        (("python", "train.py"), {}, "no_effect_that_matters"),  # two arms that set the same are compared on purpose
+        ((), {"t": "9"}, "no_effect_that_matters"),  # the built-in trainer reads what it is told
+    ],
+)
+def test_a_program_whose_arm_is_the_control_digit_for_digit_does_not_read_it(log, command, sets, verdict):
+    planned(log, "e", ["c", "t"], SEEDS, command=command, sets=sets)
+    for s in SEEDS:
+        for arm in ("c", "t"):
+            ran(log, "e", arm, s, 1.2 + s / 10_000)
+    row = effect(log)
+    assert row["verdict"] == verdict
+    assert ("(LR)" in row["why"]) == (verdict == "invalid")
+
+
+def test_one_seed_that_differs_shows_that_a_setting_is_read(log):
+    planned(log, "e", ["c", "t"], SEEDS, command=("python", "train.py"), sets={"t": "9"})
+    for s in SEEDS:
+        ran(log, "e", "c", s, 1.2 + s / 10_000)
+        ran(log, "e", "t", s, 1.2 + s / 10_000 + (1e-15 if s == 2 else 0.0))
+    assert effect(log)["verdict"] == "no_effect_that_matters"
+
+
 def test_a_late_seed_and_a_run_of_an_unplanned_seed(log):
     filled(log, "e")
     ran(log, "e", "t", 99, 5.0)

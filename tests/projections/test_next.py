@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks is no installed package
@@ -39,7 +41,7 @@ class World:
 
     def experiment(
         self, name, effects, seeds=(0, 1, 2), *, base="b1", scale="small", wall=None, level=1.2, slope=1.0,
-        finals=None, failing=(), track="confirm", **more,
+        finals=None, failing=(), track="confirm", policy="ledger/1", **more,
     ):  # fmt: skip
         """Register a plan whose arms have these effects, and run every cell."""
         experiment = f"{name}-{base}"
@@ -50,7 +52,7 @@ class World:
             experiment=experiment, name=name, metric="val_bpb", direction="lower", delta=0.002, alpha=0.05,
             seeds=tuple(seeds), seed_role="confirm", control="control", arms=arms, base=base, noise_class=noise,
             hypotheses=tuple(events.Hypothesis(arm, "different") for arm in effects), stopping="fixed",
-            looks=(len(seeds),), pair_tier="seed", policy="ledger/1", track=track, plan="", **more,
+            looks=(len(seeds),), pair_tier="seed", policy=policy, track=track, plan="", **more,
         )  # fmt: skip
         stream = f"experiment/{experiment}"
         self.log.writer.append([Draft(stream, plan)])
@@ -149,12 +151,72 @@ def test_what_is_decided_is_told_and_may_not_be_chosen(world):
     assert rows["b"]["rank"] is not None
 
 
+def judged_by(world, experiment, *policies):
+    """Append decisions by these policies, None being the plan's own, in this order."""
+    from projections.decide import decide
+    from projections.statistics.policies import find
+
+    for policy in policies:
+        with closing(tables(world.log)) as built:
+            made = decide(built, experiment, find(policy) if policy else None)
+        world.log.writer.append([Draft(f"experiment/{experiment}", one) for one in made])
+
+
+def test_what_another_rule_says_beside_decides_nothing_of_what_is_next(world):
+    experiment = world.experiment("one", {"a": 0.0}, seeds=range(12))
+    judged_by(world, experiment, None)
+    before = world.rows()
+    (row,) = before
+    assert row["blocked_by"] == "decided: no effect that matters"
+    judged_by(world, experiment, "seed-plan")  # which says undecided
+    assert world.rows() == before
+
+
+def test_a_rule_beside_that_finds_an_effect_takes_no_open_arm_away(world):
+    experiment = world.experiment("one", {"a": -0.05})
+    judged_by(world, experiment, "parameter-golf-leaderboard")
+    (row,) = world.rows()
+    assert row["rank"] == 1
+    assert "(not decided)" in row["reason"]
+
+
+@pytest.mark.parametrize("named", ["seed-plan/1", "seed-plan", "ledger", "unknown/7"])
+def test_a_plan_goes_by_the_policy_that_it_names_and_by_the_ledgers_where_that_is_unknown(world, named):
+    from projections.statistics.policies import of_plan
+
+    experiment = world.experiment("one", {"a": -0.05}, seeds=range(12), policy=named)
+    other = "ledger" if of_plan(named).name == "seed-plan" else "seed-plan"
+    judged_by(world, experiment, other)
+    assert world.rows()[0]["rank"] == 1
+    judged_by(world, experiment, None)
+    assert world.rows()[0]["blocked_by"] == "decided: better"
+
+
+def test_candidates_and_stop_rules_of_a_cycle_go_by_its_plans_own_policy(world):
+    from projections.cycling import rank, replay, standing
+
+    planned = plan_of_cycles()
+    plan_id = world.log.writer.append([Draft("cycle/c1", planned)]).event_ids[0]
+    ranked = blank(events.CycleRanked, cycle="c1", number=1, experiment="try-c1", chosen=("cheap",), plan="x")
+    world.log.writer.append([Draft("cycle/c1", ranked)])
+    experiment = world.experiment("try-c1", {"cheap": -0.05}, seeds=(0, 1, 2, 3))
+    judged_by(world, experiment, "seed-plan")
+    with closing(tables(world.log)) as built:
+        assert standing(built, "c1").step == "decide"
+    judged_by(world, experiment, None, "parameter-golf-leaderboard", "seed-plan")
+    with closing(tables(world.log)) as built:
+        assert standing(built, "c1").step == "rank"
+        new, old = (rank(built, planned, plan_id, name) for name in ("next/3", "next/2"))
+        assert {one.candidate: one.blocked_by for one in new.ranking}["cheap"] == "decided: better"
+        assert (new.procedure, old.procedure) == ("next/3", "next/2")
+        assert (replay(built, new), replay(built, old)) == ([], [])
+        assert [one.field for one in replay(built, msgspec.structs.replace(old, procedure="next/1"))]
+
+
 def test_an_arm_whose_planned_runs_are_missing_waits_for_them(world):
     experiment = world.experiment("one", {"a": -0.001}, seeds=(0, 1))
     stream = f"experiment/{experiment}"
     (plan,) = [event.data for event in world.log.events(types=("experiment.registered",))]
-    import msgspec
-
     world.log.writer.append([Draft(stream, msgspec.structs.replace(plan, seeds=(0, 1, 2)))])
     row = next(row for row in world.rows() if row["candidate"] == "a")
     assert row["blocked_by"] == "1 planned pairs have not run yet: ledger run its plan first"
@@ -280,6 +342,28 @@ def test_two_scales_that_share_changes_have_a_slope_and_foresee_what_one_lacks(w
     check = next(one for one in world.rows() if one["action"] == "transfer_check")
     assert (check["candidate"], check["target"], check["base"]) == ("new", row["target"], "b2")
     assert check["m"] == pytest.approx(told["pred"])
+
+
+@pytest.mark.parametrize(
+    ("there", "ranked"),
+    [
+        (("python3.13", "/data/train.py", "--large"), True),  # the same script with other arguments
+        (("python", "other.py"), False),
+        ((), False),  # the built-in trainer knows nothing of a script's variables
+    ],
+)
+def test_a_transfer_keeps_the_program_of_its_arm(world, there, ranked):
+    world.experiment("small", {"a": -0.018}, wall={"control": 5.0}, command=("python", "train.py"))
+    world.experiment("large", {"b": -0.018}, base="b2", scale="large", wall={"control": 500.0}, command=there)
+    found = [row["base"] for row in world.rows() if row["action"] == "transfer_check"]
+    assert found == (["b2"] if ranked else [])
+
+
+def test_of_several_plans_on_a_target_a_transfer_follows_that_of_its_program(world):
+    world.experiment("small", {"a": -0.018}, wall={"control": 5.0}, command=("python", "train.py"))
+    for base, command in (("b2", ()), ("b3", ("python", "train.py")), ("b4", ("python", "x.py"))):
+        world.experiment(base, {"b": -0.018}, base=base, scale="large", wall={"control": 500.0}, command=command)
+    assert [row["base"] for row in world.rows() if row["action"] == "transfer_check"] == ["b3"]
 
 
 def test_with_few_shared_changes_there_is_no_slope_and_the_prior_foresees(world):
