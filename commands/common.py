@@ -74,6 +74,11 @@ def shared(as_of: bool = False) -> Callable[[F], F]:
     return decorate
 
 
+def count(number: int, thing: str, many: str = "") -> str:
+    """A number of things, in the singular for one: 1 arm, 2 arms."""
+    return f"{number} {thing if number == 1 else many or thing + 's'}"
+
+
 def say(message: str) -> None:
     """A line for a person."""
     print(message, file=sys.stderr)

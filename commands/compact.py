@@ -11,7 +11,7 @@ import sys
 import click
 import msgspec
 
-from commands.common import Asked, print_json, say, shared
+from commands.common import Asked, count, print_json, say, shared
 from ledger import compaction, layout
 from ledger.chain import Log
 
@@ -49,16 +49,16 @@ def command(asked: Asked, grace: float) -> None:
     for start, stop in done.packed:
         print(f"packed events {start} to {stop - 1}")
     removed = [
-        f"{count} {name}{'' if count == 1 else 's'}"
-        for count, name in (
+        count(number, name)
+        for number, name in (
             (done.removed_segments, "segment"),
             (done.removed_packs, "smaller pack"),
             (done.removed_chunks, "chunk"),
         )
-        if count
+        if number
     ]
     if done.packed_chunks:
-        print(f"packed {done.packed_chunks} chunks of points")
+        print(f"packed {count(done.packed_chunks, 'chunk')} of points")
     if removed:
         print(f"removed {', '.join(removed)}: {done.freed:,} bytes")
     for kept in done.kept:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.at_once import at_once, gpu_names
-from commands.common import Asked, cell, print_json, say, shared, table
+from commands.common import Asked, cell, count, print_json, say, shared, table
 from ledger.chain import Log
 from ledger.errors import Conflict, NotALedger, UsageError
 from ledger.events import CyclePlanned, CycleRanked
@@ -212,7 +212,7 @@ def _run(log: Log, plan: CyclePlan, ranked: CycleRanked, jobs: int | None, gpus:
     experiment = _plan_of(plan, ranked)
     runner = runner_for(experiment, log)
     slots = runner.at_once(jobs, gpus)
-    say(f"run: {experiment.name}, {len(experiment.cells())} runs")
+    say(f"run: {experiment.name}, {count(len(experiment.cells()), 'run')}")
     with Progress(experiment, slots) as progress:
         done = conduct(log, experiment, runner, progress.update, jobs=slots)
     return not done.interrupted
@@ -269,7 +269,8 @@ def _tell_end(asked: Asked, log: Log, planned: CyclePlanned, last: CycleRanked) 
             }
         )
         return
-    print(f"\n{planned.name}: {planned.metric}, {len(rows)} cycles, {sum(row['runs'] for row in rows)} runs\n")
+    runs = count(sum(row["runs"] for row in rows), "run")
+    print(f"\n{planned.name}: {planned.metric}, {count(len(rows), 'cycle')}, {runs}\n")
     lines = [["cycle", "candidate", "effect", "95 % interval", "verdict"]]
     for row in found:
         interval = "" if row["ci95_lo"] is None else f"{row['ci95_lo']:+.4f} to {row['ci95_hi']:+.4f}"
@@ -322,7 +323,10 @@ def _tell_dry(asked: Asked, log: Log, plan: CyclePlan, found: Planned, folder: P
         "done": ["nothing: the series has ended"],
     }[now.step]
     if ranked.chosen and now.step == "rank":
-        steps += [f"run {ranked.experiment}: {told['runs']} runs on seeds {_span(ranked.seeds)}", "decide, and go on"]
+        steps += [
+            f"run {ranked.experiment}: {count(told['runs'], 'run')} on seeds {_span(ranked.seeds)}",
+            "decide, and go on",
+        ]
     for number, step in enumerate(steps, 1):
         print(f"{number}. {step}")
     print()

@@ -144,15 +144,15 @@ def _recorded(built: Any, position: int) -> DecisionMade:
 WORDS = {"no_effect_that_matters": "no effect that matters"}
 
 
-def words(made: DecisionMade) -> str:
-    """The verdict as a person says it."""
+def words(made: Any) -> str:
+    """The verdict as a person says it, of a DecisionMade or a row of `decisions`."""
     if made.verdict == "undecided":
         if made.track == "explore":
             return "worth confirming" if made.candidate else "explored"
         if made.k_more_seeds:
             return f"undecided, {made.k_more_seeds} more seed{'' if made.k_more_seeds == 1 else 's'}"
         return f"undecided, {made.pending} to run" if made.pending else "undecided"
-    said = WORDS.get(made.verdict, made.verdict)
+    said: str = WORDS.get(made.verdict, made.verdict)
     if made.small:
         said = f"{said} by under {made.delta:g}"
     elif made.beyond_delta:
@@ -179,7 +179,7 @@ def print_verdicts(decisions: list[DecisionMade]) -> None:
                 interval,
                 "" if not isinstance(told, float) else f"{told:.2g}" if told >= 0.001 else f"{told:.0e}",
                 f"{made.n_t}:{made.n_c}",
-                _verdict(made),
+                verdict(made),
             ]
         )
     if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2 > 80:  # long names of arms
@@ -193,7 +193,7 @@ def print_verdicts(decisions: list[DecisionMade]) -> None:
             say(made.why)
 
 
-def _verdict(made: DecisionMade) -> str:
+def verdict(made: Any) -> str:
     """The verdict, and the word of a rule that has its own."""
     theirs = made.label not in ("", "confirmed", "suggestive", "null") or made.boot_lo is not None
     said = made.label if theirs else words(made)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from commands.checkpoint import sign_or_warn
-from commands.common import Asked, print_json, print_rows, say, shared
+from commands.common import Asked, count, print_json, print_rows, say, shared
 from commands.rebuild import write_typed
 from ledger import disk
 from ledger.chain import Log
@@ -74,7 +74,7 @@ def _file(asked: Asked, log: Log, kind: str, table: str | None, output: str | No
     if asked.json:
         print_json({**told, "root": built.head.root})
     else:
-        print(f"{target}: {rows.num_rows} rows of {table} at {built.head.position} events")
+        print(f"{target}: {count(rows.num_rows, 'row')} of {table} at {count(built.head.position, 'event')}")
 
 
 def _write(target: str, fill: Any) -> None:

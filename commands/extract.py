@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.common import Asked, cell, print_json, say, shared
+from commands.common import Asked, cell, count, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import LedgerError, NotAppended, Unknown, UsageError
 
@@ -297,10 +297,9 @@ def _tell(asked: Asked, scan: Scan) -> None:
         "older": "as before, by an earlier parser",
     }
     told = ", ".join(f"{scan.verdicts[name]} {text}" for name, text in words.items() if scan.verdicts[name])
-    count = scan.verdicts.total()
-    print(f"{count} record{'' if count == 1 else 's'}{f': {told}' if told else ''}")
+    print(f"{count(scan.verdicts.total(), 'record')}{f': {told}' if told else ''}")
     if scan.leaderboard:
-        print(f"leaderboard of {scan.rows} rows: {words[scan.leaderboard]}")
+        print(f"leaderboard of {count(scan.rows, 'row')}: {words[scan.leaderboard]}")
     if scan.failed:
         print(f"{len(scan.failed)} could not be read")
     if scan.partly:

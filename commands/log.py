@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from commands.common import Asked, cell, print_json, say, shared, table
+from commands.common import Asked, cell, count, print_json, say, shared, table
 from ledger.errors import LedgerError
 from ledger.events import TYPES, Event
 
@@ -58,9 +58,8 @@ def summary(event: Event) -> str:
         return str(error)
     match event.type:
         case "experiment.registered":
-            return (
-                f"{data.name}: {len(data.arms)} arms x {len(data.seeds)} seeds on {data.metric}, delta {data.delta:g}"
-            )
+            cells = f"{count(len(data.arms), 'arm')} x {count(len(data.seeds), 'seed')}"
+            return f"{data.name}: {cells} on {data.metric}, delta {data.delta:g}"
         case "plan.amended":
             changed = ", ".join(f"{one.key} {one.before} -> {one.after}" for one in data.changes)
             return f"{changed}: {data.reason}" if data.reason else changed
@@ -70,28 +69,31 @@ def summary(event: Event) -> str:
             value = f"{data.metric} {data.value:.6g}" if isinstance(data.value, float) else data.reason
             return f"{data.run[:8]} {data.status}: {value}" if value else f"{data.run[:8]} {data.status}"
         case "metrics.logged":
-            steps = f"steps {data.first_step} to {data.last_step}"
-            return f"{data.run[:8]} {data.rows} points of {len(data.names)} metrics, {steps}"
+            one = data.first_step == data.last_step
+            steps = f"step {data.first_step}" if one else f"steps {data.first_step} to {data.last_step}"
+            return f"{data.run[:8]} {count(data.rows, 'point')} of {count(len(data.names), 'metric')}, {steps}"
         case "artifact.stored":
-            return f"{(data.run or data.experiment or '')[:8]} {data.name}, {data.bytes} bytes"
+            return f"{(data.run or data.experiment or '')[:8]} {data.name}, {count(data.bytes, 'byte')}"
         case "decision.made" | "cycle.ranked" | "screen.judged":
             return str(data.why)
         case "screen.planned":
-            return f"{len(data.factors)} factors in {len(data.stacks)} stacks, for average effects"
+            return f"{count(len(data.factors), 'factor')} in {count(len(data.stacks), 'stack')}, for average effects"
         case "cycle.planned":
-            return f"{data.name}: {len(data.candidates)} candidates, {data.seeds} seeds each, delta {data.delta:g}"
+            candidates, seeds = count(len(data.candidates), "candidate"), count(data.seeds, "seed")
+            return f"{data.name}: {candidates}, {seeds} each, delta {data.delta:g}"
         case "dag.revised":
             if data.part > 1:
                 return f"part {data.part} of {data.parts} of the revision at {event.position - data.part + 1}"
             parts = f", in {data.parts} parts" if data.parts > 1 else ""
-            return f"the DAG as of {data.head.position} events{parts}; {data.recommendation}"
+            return f"the DAG as of {count(data.head.position, 'event')}{parts}; {data.recommendation}"
         case "probe.measured":
-            return f"{data.probe}: {len(data.values)} values"
+            return f"{data.probe}: {count(len(data.values), 'value')}"
         case "record.extracted":
             part = f", part {data.part} of {data.parts}" if data.parts > 1 else ""
-            return f"{data.record}: {len(data.interventions)} techniques, {len(data.seeds)} seeds{part}"
+            techniques, seeds = count(len(data.interventions), "technique"), count(len(data.seeds), "seed")
+            return f"{data.record}: {techniques}, {seeds}{part}"
         case "leaderboard.extracted":
-            return f"{len(data.rows)} rows{f' of {data.repository}' if data.repository else ''}"
+            return f"{count(len(data.rows), 'row')}{f' of {data.repository}' if data.repository else ''}"
         case "extraction.failed":
             return f"{data.path}: {data.reason}"
         case "key.added":

@@ -12,6 +12,7 @@ import errno
 import importlib
 import keyword
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -138,6 +139,9 @@ def run(arguments: list[str]) -> int:
         path = error.ctx.command_path if error.ctx else "ledger"
         hint = "; put -- before the program whose option it is" if path == "ledger run" else ""
         return _say(error.format_message().rstrip(".") + hint, 2, debug, path)
+    except click.BadParameter as error:
+        path = error.ctx.command_path if error.ctx else "ledger"
+        return _say(f"{error.format_message().rstrip('.')}{_meant(error)}", 2, debug, path)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ledger"
         return _say(error.format_message(), 2, debug, path)
@@ -156,6 +160,14 @@ def run(arguments: list[str]) -> int:
         if str(error) == "Query interrupted":  # DuckDB's own way to tell of Ctrl-C
             return _say("interrupted", 130, debug=False)
         return _unexpected(error, debug)
+
+
+def _meant(error: click.BadParameter) -> str:
+    """Which of the words that may stand there was probably meant."""
+    said = re.match(r"'(.*)' is not one of ", error.message)
+    choices = error.param.type.choices if error.param and isinstance(error.param.type, click.Choice) else ()
+    close = difflib.get_close_matches(said[1], map(str, choices), 1) if said else []
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _unexpected(error: Exception, debug: bool) -> int:

@@ -2,7 +2,8 @@
 
 Above, every seed's line, the means, and a band of one standard deviation; below, where seeds are shared, what
 an arm is at minus what the control is at, seed by seed: noise that a pair shares is gone from it, and a
-difference too small to see above is seen there. The same points give the same bytes."""
+difference too small to see above is seen there. A run that went on from another's checkpoint has that one's
+curve up to there; where arm and control share all of it, it is drawn once. The same points give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -21,6 +22,16 @@ from ledger.errors import UsageError
 
 Seeds = dict[int, tuple[list[int], list[float]]]  # seed -> (steps, values)
 Curves = dict[str, Seeds]  # by arm
+
+
+class _Run(NamedTuple):
+    arm: str
+    seed: int
+    ok: bool
+    here: bool  # of this experiment; else one of its runs went on from it
+    fork_of: str | None
+
+
 _CONTROL, _ARM = "#6b7280", "#1d4ed8"
 
 
@@ -66,11 +77,17 @@ def plot(
     tables: Any, plan: dict[str, Any], folder: str, metric: str | None = None, kinds: Sequence[str] = ("png",)
 ) -> list[str]:
     """Write the plots of an experiment into `folder`; their paths. Raises UsageError without points."""
-    metric = metric or _usual_metric(tables, plan)
-    curves = _curves(tables, plan["experiment"], metric)
+    runs = _runs(tables, plan["experiment"])
+    metric = metric or _usual_metric(tables, plan, runs)
+    curves = _curves(tables, runs, metric)
+    forked = any(run.fork_of for run in runs.values())
     control = curves.pop(plan["control"], {})
     if not curves and not control:
         raise UsageError(f"experiment {plan['name']} has no points of {metric!r} to plot")
+    if all(len(steps) < 2 for seeds in (control, *curves.values()) for steps, _ in seeds.values()):
+        raise UsageError(
+            f"experiment {plan['name']}: {metric!r} was told at one step a run, which is no curve to draw"
+        )
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -87,7 +104,7 @@ def plot(
         taken.add(name)
         made = [os.path.join(folder, f"{name}.{kind}") for kind in kinds]
         try:
-            _draw(made, plan, metric, arm, seeds, control)
+            _draw(made, plan, metric, arm, seeds, control, one=forked and seeds == control)
         except OSError as error:
             raise UsageError(f"cannot write {error.filename or folder}: {error.strerror}") from None
         paths += made
@@ -99,45 +116,76 @@ def _arms(tables: Any, experiment: str) -> list[str]:
     return [row["arm"] for row in rows]
 
 
-def _usual_metric(tables: Any, plan: dict[str, Any]) -> str:
-    """The loss with the most points; else the metric with the most points. A curve needs at least two."""
-    rows = tables.rows(
-        """SELECT name, count(*) AS n FROM metrics
-        WHERE run IN (SELECT run FROM runs WHERE experiment = $1)
-        GROUP BY name ORDER BY contains(lower(name), 'loss') DESC, n DESC, name""",
-        (plan["experiment"],),
-    )
-    if not rows:
-        raise UsageError(f"experiment {plan['name']} has logged no metrics to plot")
-    return str(rows[0]["name"])
-
-
-def _curves(tables: Any, experiment: str, metric: str) -> Curves:
-    rows = tables.rows(
-        """SELECT runs.arm, runs.seed, metrics.step, metrics.value
-        FROM metrics INNER JOIN runs ON runs.run = metrics.run
-        WHERE runs.experiment = $1 AND metrics.name = $2 AND runs.status = 'ok' AND isfinite(metrics.value)
-        ORDER BY runs.arm, runs.seed, metrics.step, metrics.event_position, metrics.row""",
-        (experiment, metric),
-    )
-    found: Curves = {}
-    for row in rows:
-        steps, values = found.setdefault(row["arm"], {}).setdefault(row["seed"], ([], []))
-        if steps and steps[-1] == row["step"]:
-            values[-1] = row["value"]  # logged again: the last counts
-        else:
-            steps.append(row["step"])
-            values.append(row["value"])
+def _runs(tables: Any, experiment: str) -> dict[str, _Run]:
+    """The runs of an experiment in the order of their start, and those whose checkpoints they went on from."""
+    found: dict[str, _Run] = {}
+    query = "SELECT run, arm, seed, status, fork_of FROM runs WHERE {} ORDER BY started_position"
+    rows = tables.rows(query.format("experiment = $1"), (experiment,))
+    here = True
+    while rows:
+        for row in rows:
+            found[row["run"]] = _Run(row["arm"], row["seed"], row["status"] == "ok", here, row["fork_of"])
+        wanted = sorted({run.fork_of for run in found.values() if run.fork_of} - found.keys())
+        rows, here = tables.rows(query.format("run IN (SELECT unnest($1))"), (wanted,)) if wanted else [], False
     return found
 
 
-def _draw(paths: list[str], plan: dict[str, Any], metric: str, arm: str, treated: Seeds, control: Seeds) -> None:
+def _usual_metric(tables: Any, plan: dict[str, Any], runs: dict[str, _Run]) -> str:
+    """The loss with the most points; else the metric with the most points; of those that have a curve in some run."""
+    rows = tables.rows(
+        """SELECT name, sum(n) AS n, max(steps) AS steps FROM (
+            SELECT name, count(*) AS n, count(DISTINCT step) AS steps FROM metrics
+            WHERE run IN (SELECT unnest($1)) GROUP BY name, run
+        ) GROUP BY name ORDER BY max(steps) > 1 DESC, contains(lower(name), 'loss') DESC, n DESC, name""",
+        (list(runs),),
+    )
+    if not rows:
+        raise UsageError(f"experiment {plan['name']} has logged no metrics to plot")
+    if rows[0]["steps"] < 2:
+        raise UsageError(f"no run of experiment {plan['name']} told a metric at two steps: there is no curve to draw")
+    return str(rows[0]["name"])
+
+
+def _curves(tables: Any, runs: dict[str, _Run], metric: str) -> Curves:
+    rows = tables.rows(
+        """SELECT run, step, value FROM metrics
+        WHERE run IN (SELECT unnest($1)) AND name = $2 AND isfinite(value)
+        ORDER BY run, step, event_position, row""",
+        (list(runs), metric),
+    )
+    told: dict[str, dict[int, float]] = {}
+    for row in rows:
+        told.setdefault(row["run"], {})[row["step"]] = row["value"]  # logged again: the last counts
+    found: Curves = {}
+    for name, run in runs.items():
+        if run.ok and run.here and (points := _whole(name, runs, told)):
+            found.setdefault(run.arm, {})[run.seed] = list(points), list(points.values())
+    return found
+
+
+def _whole(name: str, runs: dict[str, _Run], told: dict[str, dict[int, float]]) -> dict[int, float]:
+    """A run's points by step, with those of the runs that it went on from before its own first one."""
+    chain = [name]
+    while (before := runs[chain[-1]].fork_of) in runs and before not in chain:
+        chain.append(before)
+    points: dict[int, float] = {}
+    for one in reversed(chain):
+        own = told.get(one, {})
+        first = min(own, default=math.inf)
+        points = {**{step: value for step, value in points.items() if step < first}, **own}
+    return points
+
+
+def _draw(
+    paths: list[str], plan: dict[str, Any], metric: str, arm: str, treated: Seeds, control: Seeds, one: bool
+) -> None:
+    """`one`: arm and control are one training."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    apart = _apart(treated, control)
+    apart = {} if one else _apart(treated, control)
     figure, parts = pyplot.subplots(
         2 if apart else 1,
         figsize=(7.2, 5.6 if apart else 4.2),
@@ -149,7 +197,9 @@ def _draw(paths: list[str], plan: dict[str, Any], metric: str, arm: str, treated
     )
     axes = parts[0, 0]
     for name, seeds, color in ((plan["control"], control, _CONTROL), (arm, treated, _ARM)):
-        if seeds:
+        if one and seeds is treated:
+            _draw_arm(axes, f"the training that both share (mean of {_seeds(seeds)})", seeds, color)
+        elif seeds and not one:
             _draw_arm(axes, f"{name} (mean of {_seeds(seeds)})", seeds, color)
     _zoom(axes, [control, treated])
     axes.set_ylabel(_plain(metric))

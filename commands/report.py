@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import click
 
-from commands.common import Asked, find_experiment, print_json, say, shared
+from commands.common import Asked, count, find_experiment, print_json, say, shared
+from commands.decide import verdict
 from commands.plot import default_folder, plot
 from commands.screens import page as screen_page
 from ledger.chain import Log
@@ -25,16 +27,17 @@ def command(asked: Asked, experiment: str | None, output: str | None) -> None:
     tables = asked.tables(log)
     plan = find_experiment(tables, experiment)
     folder = output or default_folder(tables, plan)
+    plots, why_none = [], ""
     try:
         plots = plot(tables, plan, folder)
     except UsageError as error:
-        say(str(error))
-        plots = []
+        why_none = str(error)
+        say(why_none)
     path = os.path.join(folder, "report.md")
     try:
         os.makedirs(folder, exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
-            file.write(page(log, tables, plan, [os.path.basename(p) for p in plots]))
+            file.write(page(log, tables, plan, [os.path.basename(p) for p in plots], why_none))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     decisions = _decisions(tables, plan)
@@ -43,7 +46,7 @@ def command(asked: Asked, experiment: str | None, output: str | None) -> None:
         return
     for row in decisions:
         print(row["why"])
-    print(f"report: {path}" + (f" (with {len(plots)} plots beside it)" if plots else ""))
+    print(f"report: {path}" + (f" (with {count(len(plots), 'plot')} beside it)" if plots else ""))
 
 
 def _decisions(tables: Any, plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -55,8 +58,8 @@ def _decisions(tables: Any, plan: dict[str, Any]) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
-    """The report's text. Everything that a person typed is escaped."""
+def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str], why_none: str) -> str:
+    """The report's text, with why there are no plots if there are none. Everything that a person typed is escaped."""
     decisions = _decisions(tables, plan)
     better = "lower is better" if plan["direction"] == "lower" else "higher is better"
     parts = [f"# {text(plan['name'])}", ""]
@@ -72,11 +75,13 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
     parts += ["", "## The plan", ""]
     parts += [
         f"- metric **{text(plan['metric'])}** ({better}); an effect matters from {plan['delta']:g}",
-        f"- {plan['arm_count']} arms, {plan['seed_count']} seeds each; control **{text(plan['control'])}**",
-        f"- family-wise error {plan['alpha']:g} over {plan['hypothesis_count']} hypotheses, "
+        f"- {count(plan['arm_count'], 'arm')}, {count(plan['seed_count'], 'seed')} each; "
+        f"control **{text(plan['control'])}**",
+        f"- family-wise error {plan['alpha']:g} over "
+        f"{count(plan['hypothesis_count'], 'hypothesis', 'hypotheses')}, "
         f"by policy {text(plan['policy'])}",
         f"- registered at position {plan['first_position']} on {plan['first_registered_at']:%Y-%m-%d %H:%M} UTC"
-        + (f", amended {plan['amendments']} times since" if plan["amendments"] else ", not amended since"),
+        + (f", amended {count(plan['amendments'], 'time')} since" if plan["amendments"] else ", not amended since"),
         f"- runner {text(plan['runner'])} on {text(plan['platform'])}; base `{plan['base']}`",
     ]
     parts += ["", "## Every run", "", *_runs(tables, plan)]
@@ -85,12 +90,14 @@ def page(log: Log, tables: Any, plan: dict[str, Any], plots: list[str]) -> str:
         parts += ["", "## Loss curves", ""]
         against = text(plan["control"])
         parts += [f"![{text(os.path.splitext(name)[0])} against {against}]({name})\n" for name in plots]
+    elif why_none:
+        parts += ["", "## Loss curves", "", f"None: {text(why_none)}."]
     head = tables.head
     parts += [
         "",
         "## How to check this",
         "",
-        f"Made from the first {head.position} events of ledger `{log.identity.id}`, Merkle root",
+        f"Made from the first {count(head.position, 'event')} of ledger `{log.identity.id}`, Merkle root",
         f"`{head.root}`.",
         "",
         "```",
@@ -116,11 +123,9 @@ def _verdicts(decisions: list[dict[str, Any]]) -> list[str]:
         effect = f"{row['effect']:+.4f}" if row["effect"] is not None else ""
         told = row["e_value" if by_e else "p" if evidence == "p" else "p_adj"]
         p = f"{told:.2g}" if told is not None else ""
-        verdict = row["verdict"].replace("_", " ")
-        if row["verdict"] == "undecided" and row["k_more_seeds"]:
-            verdict += f", {row['k_more_seeds']} more seeds"
         rows.append(
-            f"| {text(row['intervention'])} | {effect} | {interval} | {p} | {row['n_t']}:{row['n_c']} | {verdict} |"
+            f"| {text(row['intervention'])} | {effect} | {interval} | {p} | {row['n_t']}:{row['n_c']} "
+            f"| {text(verdict(SimpleNamespace(**row)))} |"
         )
     return rows
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("reproduce")
-@click.argument("run")
+@click.argument("run", required=False, metavar="RUN")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 )
 @click.option("--record", is_flag=True, help="Append what came out as a measurement of the run.")
 @shared()
-def command(asked: Asked, run: str, tolerance: float | None, record: bool) -> int:
+def command(asked: Asked, run: str | None, tolerance: float | None, record: bool) -> int:
     """Train RUN (an id or its beginning) again and compare every loss and final figure.
 
     Exit code 0 when it came out: the same bits on a CPU, within the tolerance elsewhere; 1 when it did not.
     """
+    if run is None:
+        raise click.UsageError(
+            "name a run by its id or its beginning; `ledger log` shows them, "
+            '`ledger sql "SELECT run, arm, seed FROM runs"` lists them'
+        )
     log = asked.open()
     rows = asked.tables(log).rows(
         "SELECT run, arm, seed FROM runs WHERE starts_with(run, $1) ORDER BY started_position", (run,)

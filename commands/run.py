@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from commands.at_once import at_once, gpu_names
-from commands.common import Asked, print_json, say, shared
+from commands.common import Asked, count, print_json, say, shared
 from ledger.chain import Log
 from ledger.errors import UsageError
 
@@ -100,7 +100,7 @@ def command(
 
     sign_or_warn(log)
     if failed and not done.ran and not asked.json:
-        say(f"nothing was run: {_count(failed, 'run')} failed before; --retry-failed runs them again")
+        say(f"nothing was run: {count(failed, 'run')} failed before; --retry-failed runs them again")
     _tell(asked, log, plan, done, decisions, position, screen)
     compact_or_warn(log)
     if len(plan.cells()) == 1 and done.ran and done.exit_code:
@@ -290,7 +290,8 @@ class Progress:
             if self.live is not None:
                 self.task = self.live.add_task("", total=update.total, completed=update.done, now="", left="")
             if update.done:
-                say(f"{update.done} of {update.total} runs are on record already")
+                are = "is" if update.total == 1 else "are"
+                say(f"{update.done} of {count(update.total, 'run')} {are} on record already")
             return
         cell = (update.arm, update.seed)
         if update.kind == "start":
@@ -378,11 +379,12 @@ def _tell(
         return
     told = ", ".join(f"{count} {status}" for status, count in sorted(done.statuses.items()))
     better = "lower is better" if plan.direction == "lower" else "higher is better"
-    print(f"\n{plan.name}: {plan.metric} ({better}), {_count(len(plan.seeds), 'seed')}, runs: {told}")
+    print(f"\n{plan.name}: {plan.metric} ({better}), {count(len(plan.seeds), 'seed')}, runs: {told}")
     if screen is not None:
         from commands.screens import print_screen
 
-        print(f"average effects of {len(plan.factor)} factors over {len(plan.arm)} stacks, each suggested at most\n")
+        stacks = count(len(plan.arm), "stack")
+        print(f"average effects of {count(len(plan.factor), 'factor')} over {stacks}, each suggested at most\n")
         print_screen(screen)
     if decisions:
         from commands.decide import print_verdicts
@@ -435,10 +437,6 @@ def _called(log: Log, name: str, experiment: str) -> str:
         if isinstance(data, ExperimentRegistered) and data.name == name and data.experiment != experiment:
             return experiment[:8]
     return _quoted(name)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _quoted(name: str) -> str:

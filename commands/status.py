@@ -6,7 +6,7 @@ import os
 
 import click
 
-from commands.common import Asked, print_json, print_rows, shared
+from commands.common import Asked, count, print_json, print_rows, shared
 from ledger import pack
 
 
@@ -65,7 +65,7 @@ def command(asked: Asked) -> None:
         )
         return
     size = f", {held:,} bytes of log" if held is not None else ""
-    print(f"{log.root}  {head.position} events{size}, head {head.root[:16]}")
+    print(f"{log.root}  {count(head.position, 'event')}{size}, head {head.root[:16]}")
     if rows:
         print_rows(rows, asked)
     if alone:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from commands.common import Asked, cell, print_json, say, shared
+from commands.common import Asked, cell, count, print_json, say, shared
 from ledger import checkpoints, keys, layout, proofs, signing, verify
 from ledger.chain import Log
 from ledger.errors import Corrupt, LedgerError, UsageError
@@ -38,7 +38,11 @@ def command(asked: Asked, expect_head: str | None, trust: str | None, proof: str
     if proof is not None:
         return check_proof(asked, proof, trusted, kept)
     bar = _bar() if sys.stderr.isatty() else None
-    report = verify.verify(asked.ledger or "", bar, level, processes=_cores())
+    try:
+        report = verify.verify(asked.ledger or "", bar, level, processes=_cores())
+    finally:
+        if bar:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
     problems = list(report.problems)
     if level == "derived" and not problems:
         from commands import derived
@@ -51,8 +55,6 @@ def command(asked: Asked, expect_head: str | None, trust: str | None, proof: str
         found = checkpoints.untrusted(report.path, trusted)
         problems += [verify.Problem(position, "checkpoint", what) for position, what in found]
         vouched = max((size for size, _ in checkpoints.listed(report.path)), default=0) if not problems else None
-    if bar:
-        print("\r\033[K", end="", file=sys.stderr)
     if asked.json:
         told = {**msgspec.to_builtins(report), "problems": msgspec.to_builtins(problems), "ok": not problems}
         print_json(told if trusted is None else {**told, "vouched": vouched})
@@ -65,23 +67,28 @@ def command(asked: Asked, expect_head: str | None, trust: str | None, proof: str
         for warning in report.warnings[:10]:
             say(f"note: {warning}")
         counts = [(report.packs, "pack"), (report.segments, "segment")]
-        files = " and ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n) or "no files"
-        what = f"{report.size} events in {files}, {report.chunks} chunks, {report.blobs} blobs; "
+        files = " and ".join(count(n, what) for n, what in counts if n) or "no files"
+        what = f"{count(report.size, 'event')} in {files}, {count(report.chunks, 'chunk')}, "
+        what += f"{count(report.blobs, 'blob')}; "
         what += f"root {report.root}" if report.root else f"level {level}: the events were not read"
         if problems:
             first = problems[0]
             at = f"the first wrong position is {first.position}" if first.position is not None else first.path
-            say(f"NOT what was written: {at} ({len(problems)} findings). Whole up to there: {what}")
+            say(f"NOT what was written: {at} ({count(len(problems), 'finding')}). Whole up to there: {what}")
         else:
             print(f"verified: {what}")
             if trusted is not None:
-                print(f"trusted keys vouch for the first {vouched} of {report.size} events")
+                print(f"trusted keys vouch for the first {vouched} of {count(report.size, 'event')}")
     return 3 if problems else 0
 
 
 def kept_head(said: str, trusted: list[signing.Verifier] | None) -> str:
     """SIZE:ROOT, from that or from a file that holds a checkpoint. Raises UsageError, Corrupt."""
     if ":" in said and not os.path.exists(said):
+        if not re.fullmatch(r"[0-9]{1,16}:[0-9a-f]{8,64}", said):
+            raise UsageError(
+                f"a head is SIZE:ROOT, for example 63:8f3a…, with 8 digits of the root or more, not {said!r}"
+            )
         return said
     try:
         checkpoint = checkpoints.load(said)

@@ -69,6 +69,44 @@ def test_a_seed_is_trained_once_and_the_other_arms_go_on_from_its_checkpoint(hom
     assert home.sql("SELECT DISTINCT tier FROM paired_differences") == [{"tier": "fork"}]
 
 
+def test_a_plot_has_for_every_seed_the_curve_of_the_run_that_trained_it(home, monkeypatch):
+    from commands import plot
+
+    home.write(
+        "plan.toml", PLAN + '[[arm]]\nname = "late"\nset = { qat_bits = 6, qat_from = 0.5, quantize = "int6" }'
+    )
+    assert home.call("run", "plan.toml").code == 0
+    drawn = {}
+
+    def note(paths, plan, metric, arm, treated, control, one):
+        drawn[arm] = treated, control, one
+
+    monkeypatch.setattr(plot, "_draw", note)
+    assert home.call("plot", "--metric", "train_loss").code == 0
+    assert set(drawn) == {"int6", "gptq", "late"}
+    trained, control, one = drawn["gptq"]
+    assert one
+    assert trained == control
+    assert {seed: len(steps) for seed, (steps, _) in control.items()} == {0: 6, 1: 6}
+    assert control[0] != control[1]
+    turned, control, one = drawn["late"]
+    assert not one
+    for seed in (0, 1):
+        assert turned[seed][0] == control[seed][0]
+        same = [a == b for a, b in zip(turned[seed][1], control[seed][1], strict=True)]
+        assert same[:3] == [True] * 3
+        assert not all(same)
+
+
+def test_arms_that_share_a_training_are_drawn_as_one_curve(home):
+    home.write("plan.toml", PLAN)
+    assert home.call("run", "plan.toml").code == 0
+    home.call("plot", "-o", "pictures", "--format", "svg")
+    page = (home.folder / "pictures" / "gptq.svg").read_text()
+    assert "the training that both share (mean of 2 seeds)" in page
+    assert "difference" not in page
+
+
 def test_what_forks_gives_the_figures_of_arms_that_are_trained_each(home):
     home.write("plan.toml", PLAN)
     home.write("each.toml", PLAN.replace('pair_tier = "fork"', "").replace('name = "late"', 'name = "each"'))

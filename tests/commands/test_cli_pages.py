@@ -180,8 +180,25 @@ def test_a_plot_has_a_second_panel_of_paired_differences_where_seeds_are_shared(
 
     shared = study.call("--json", "plot", "-o", "pictures", "--format", "png").json["files"][0]
     tall = image.imread(study.folder / shared).shape[0]
-    alone = study.call("--json", "plot", "-o", "final", "--format", "png", "--metric", "val_bpb").json["files"][0]
-    assert tall > image.imread(study.folder / alone).shape[0]  # one point a seed is no line to take apart
+    study.run("--name", "alone", seeds="0-1")  # a control and nothing else
+    alone = study.call("--json", "plot", "alone", "-o", "alone", "--format", "png").json["files"][0]
+    assert tall > image.imread(study.folder / alone).shape[0]
+
+
+def test_a_metric_that_was_told_once_a_run_is_no_curve(study):
+    assert "'val_bpb' was told at one step a run" in study.call("plot", "--metric", "val_bpb").complaint
+    assert not (study.folder / "out").exists()
+
+
+def test_a_script_that_told_a_final_figure_only_gets_no_curve_and_the_report_says_so(home):
+    home.write("final.py", "import os\nprint('val_bpb:1.%s' % os.environ['SEED'])\n")
+    home.run("--name", "once", "--arm", "A=1", script="final.py")
+    assert "told a metric at two steps" in home.call("plot", "once").complaint
+    made = home.call("--json", "report", "once").json
+    assert made["plots"] == []
+    page = (home.folder / made["report"]).read_text()
+    assert "## Loss curves\n\nNone: no run of experiment once told a metric at two steps" in page
+    assert "![" not in page
 
 
 def test_two_arms_whose_names_give_one_file_name_get_two_pictures(home):
