@@ -129,6 +129,7 @@ def conduct(
                     session.stop.enough = interrupted or mute is not None
             except KeyboardInterrupt:  # between two runs
                 interrupted = True
+        interrupted = interrupted or bool(session.stop.signals)  # also where all that ran had just ended by itself
         if mute and not interrupted:
             raise mute
         log.close()

@@ -142,6 +142,18 @@ def test_an_interruption_ends_what_runs_begins_no_more_and_is_run_again(log):
     assert go(log, Waiting(), 2).statuses == {"ok": 6}
 
 
+def test_an_interruption_that_finds_only_runs_that_end_well_is_one_all_the_same(log):
+    def act(cell, on_point, should_stop):
+        if cell.slot == 1:  # the last to begin
+            os.kill(os.getpid(), signal.SIGINT)
+        while not should_stop():
+            time.sleep(0.01)
+        return ok()  # it had just finished
+
+    done = go(log, Waiting(act), 2)
+    assert (done.interrupted, done.ran, done.statuses) == (True, 2, {"ok": 2})
+
+
 def test_a_metric_that_nobody_tells_begins_no_more(log):
     runner = Waiting(lambda *_: Outcome(status="ok", finals={"loss": (1.0, 1)}))
     with pytest.raises(LedgerError, match="without telling"):
