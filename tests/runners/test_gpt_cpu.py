@@ -1,5 +1,8 @@
 """The CPU's own products and head against torch's, in float64 where figures are compared."""
 
+import platform
+import resource
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the built-in trainer needs the extra `torch`")
@@ -98,3 +101,16 @@ def test_without_onednn_it_is_torchs_product(monkeypatch):
     x, w = drawn(9, 8), drawn(4, 8, seed=1)
     assert torch.equal(gpt_cpu.linear(x, w), F.linear(x, w))
     close(gpt_cpu.by(x, w), x.double() @ w.double().T)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is kept is glibc's to keep")
+def test_what_one_step_frees_the_next_one_takes_without_faulting_it_in_again():
+    gpt_cpu.keep_memory()
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(2 << 20).fill_(1.0)  # 8 MiB, 2048 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert min(faults() for _ in range(10)) < 200
