@@ -48,7 +48,7 @@ def test_only_allowed_variables_are_recorded():
 
 
 def test_a_preloaded_library_is_told_without_its_path():
-    assert capture_environment((), {"LD_PRELOAD": "/home/u/x.so"}).variables == {"LD_PRELOAD": "(set)"}
+    assert capture_environment((), {"LD_PRELOAD": "/lib/x.so"}).variables == {"LD_PRELOAD": "(set)"}
 
 
 @pytest.mark.parametrize("name", ["MY_ARM", "XLA_FLAGS"])
